@@ -1,0 +1,49 @@
+# What a person types here. Everything runs from .venv, which `make setup` builds from the hash-pinned lock.
+PY := .venv/bin/python
+STAMP := .venv/.installed
+
+.PHONY: help setup demo test crash check format lock docs bench clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## make .venv with the command .venv/bin/bulkissue
+
+$(STAMP): requirements.lock pyproject.toml
+	python3 -m venv --clear .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(STAMP)
+
+demo: setup  ## run the main job on sample_inputs/ against the stand-in service
+	@bash docs/demo.sh
+
+test: setup  ## pass the tests, with branch coverage
+	$(PY) -m coverage erase
+	$(PY) -m coverage run -m pytest -n 2
+	$(PY) -m coverage combine --quiet
+	$(PY) -m coverage report --fail-under=90
+
+crash: setup  ## a long soak of random kills and faults, its seed printed
+	BULKISSUE_SOAK_KILLS=400 $(PY) -m pytest tests/crash -q -s
+
+check: setup  ## format, lint, strict types, docs not stale
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(PY) docs/generate.py --check
+
+format: setup  ## let the formatter and the linter's safe fixes have their way
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+docs: setup  ## write the generated parts of README, and the job file's JSON Schema
+	$(PY) docs/generate.py
+
+lock:  ## resolve the dependencies again (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	    --extra xlsx --group dev --output-file requirements.lock pyproject.toml
+
+clean:  ## remove what setup, demo and tests made
+	rm -rf .venv demo .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,97 @@
+"""
+The records that pass between plan, endpoints, wire and dispatch: a batch, a request, what came back.
+
+Plain values only: nothing here does I/O or knows a library.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """
+    The rows of one HTTP request.
+
+    Attributes:
+        number: From 1, in the order batches are planned.
+        route: The endpoint's name: `bulk`, `single`, `cart` or `coupon`.
+        identifier_type: One for all rows: `id`, `mobile`, `email` or `external_id`.
+        rows: Each row's place in the run's input, from 0, ascending.
+        identifiers: The normalised values, in the order of `rows`.
+        sources: The service's source names, in the order of `rows`; empty text where the route has none.
+        accounts: Account ids, in the order of `rows`; empty text where there is none.
+    """
+
+    number: int
+    route: str
+    identifier_type: str
+    rows: list[int]
+    identifiers: list[str] = field(repr=False)
+    sources: list[str]
+    accounts: list[str] = field(repr=False)
+
+    def part(self, start: int, stop: int) -> "Batch":
+        """The rows from `start` up to `stop`, as a batch of the same number."""
+        return Batch(
+            self.number,
+            self.route,
+            self.identifier_type,
+            self.rows[start:stop],
+            self.identifiers[start:stop],
+            self.sources[start:stop],
+            self.accounts[start:stop],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """
+    One HTTP request, without credentials.
+
+    Attributes:
+        method: `GET` or `POST`.
+        path: From the root, without a query.
+        query: Name and value pairs, not yet encoded. May hold an identifier: never logged.
+        body: JSON bytes, or nothing.
+    """
+
+    method: str
+    path: str
+    query: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    body: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """
+    A whole HTTP answer.
+
+    Attributes:
+        status: The HTTP status; not the outcome.
+        body: All of it, decompressed.
+        request_id: The service's own id for this exchange, else empty.
+        retry_after: Seconds the service asks us to wait, where it says.
+    """
+
+    status: int
+    body: bytes = field(repr=False)
+    request_id: str = ""
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NotSent:
+    """Proof that no byte of the request left: `reason` is `net.connect_failed`, `net.connect_timeout` or `net.pool_timeout`."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MaybeSent:
+    """The request may have been read and done: `reason` is another code of the `net` family."""
+
+    reason: str
+
+
+#: What became of one attempt on the wire.
+Sending = Reply | NotSent | MaybeSent

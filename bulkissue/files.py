@@ -1,0 +1,139 @@
+"""
+Files that must survive a power cut, be whole when they have their name, and be read by nobody else.
+
+The only place that renames, fsyncs or takes a kernel lock. It must never give a file its final name
+before its bytes are on the disk.
+"""
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+_CHUNK = 1 << 20
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its missing parents, mode 0700, each one fsynced into its parent. Existing ones stay as they are."""
+    missing = []
+    place = path
+    while not place.exists():
+        missing.append(place)
+        place = place.parent
+    for folder in reversed(missing):
+        with suppress(FileExistsError):  # another run made it between the look and now
+            folder.mkdir(mode=0o700)
+        sync_folder(folder)
+        sync_folder(folder.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Put a folder's list of names on the disk."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """
+    A file that takes the name `path` only when it is whole: temporary file, fsync, rename, fsync of the folder.
+
+    Mode 0600. On an exception the temporary file goes and `path` stays as it was.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a small file the careful way; see `replacing`."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def replacing_path(path: Path) -> Iterator[Path]:
+    """As `replacing`, for writers that want a path: give them the yielded one. It has mode 0600 before they open it."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    try:
+        yield partial
+        partial.chmod(0o600)
+        handle = os.open(partial, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sha256(path: Path) -> str:
+    """The file's SHA-256 in hex, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+class KernelLock:
+    """
+    An exclusive lock that the kernel gives back when the process ends, however it ends.
+
+    Holds among processes of one machine, on a local disk. The file's content says who holds it and is
+    never trusted for anything but a message.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._handle: int | None = None
+
+    def take(self, holder: str) -> bool:
+        """Take the lock without waiting and write `holder` into the file; False where another process has it."""
+        handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return False
+        except BaseException:
+            os.close(handle)
+            raise
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, holder.encode(), 0)
+        self._handle = handle
+        return True
+
+    def holder(self) -> str:
+        """What the present holder wrote; empty if nothing."""
+        try:
+            return self.path.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    def give_back(self) -> None:
+        """Let the lock go. Harmless where it is not held."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
