@@ -81,14 +81,24 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class NotSent:
-    """Proof that no byte of the request left: `reason` is `net.connect_failed`, `net.connect_timeout` or `net.pool_timeout`."""
+    """
+    Proof that no byte of the request left.
+
+    Attributes:
+        reason: `net.connect_failed`, `net.connect_timeout` or `net.pool_timeout`.
+    """
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class MaybeSent:
-    """The request may have been read and done: `reason` is another code of the `net` family."""
+    """
+    The request may have been read and done.
+
+    Attributes:
+        reason: Another code of the `net` family.
+    """
 
     reason: str
 

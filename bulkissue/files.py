@@ -17,7 +17,7 @@ _CHUNK = 1 << 20
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and its missing parents, mode 0700, each one fsynced into its parent. Existing ones stay as they are."""
+    """Make a folder and its missing parents, mode 0700, each fsynced into its parent. Existing ones stay as they are."""
     missing = []
     place = path
     while not place.exists():

@@ -6,6 +6,7 @@ Reads and checks; it must never send anything, and never keep a secret in a valu
 
 from enum import StrEnum
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -159,11 +160,9 @@ class Job(Section):
 
     def issues(self) -> Target:
         """The target this job issues."""
-        from urllib.parse import urlsplit
-
         text = {key: "" if value is None else str(value) for key, value in self.target}
         return Target(
-            environment=self.api.environment or urlsplit(self.api.base_url).netloc.lower(),
+            environment=self.api.environment or (urlsplit(self.api.base_url).hostname or ""),
             effect=EFFECT_OF[self.job.action],
             promotion_id=text["promotion_id"],
             promo_identifier=text["promo_identifier"],
