@@ -46,7 +46,7 @@ class Target:
         Two targets are the same where they share a name. A name is text without spaces, fit for a ledger
         and, being percent-encoded, for a file name once its slashes are folders.
         """
-        tail = f"/{_encode(self.occasion)}" if self.occasion else ""
+        tail = f"/occasion={_encode(self.occasion)}" if self.occasion else ""
         head = f"{_encode(self.environment)}/{self.effect}"
         known = [
             ("promotion", self.promotion_id),
@@ -86,7 +86,7 @@ def parse(text: str) -> Target:
         environment, effect, what, *occasion = name.split("/")
         kind, _, value = what.partition("=")
         found[kind] = unquote(value)
-        head.add((unquote(environment), effect, unquote(occasion[0]) if occasion else ""))
+        head.add((unquote(environment), effect, unquote(occasion[0].partition("=")[2]) if occasion else ""))
     if len(head) != 1 or not found.keys() <= {"promotion", "promo", "series"}:
         raise ValueError(f"not a target: {text}")
     (environment, effect, occasion_text) = head.pop()
@@ -101,4 +101,5 @@ def parse(text: str) -> Target:
 
 
 def _encode(text: str) -> str:
-    return quote(text, safe="")
+    # A name becomes a path below the state folder: no part of it may be "." or "..".
+    return quote(text, safe="").replace(".", "%2E") if text.startswith(".") else quote(text, safe="")
