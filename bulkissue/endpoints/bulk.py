@@ -1,0 +1,176 @@
+"""
+POST /v2/promotion/bulk/enrolAndEarn: enrol up to 100 customers in a promotion, or let them earn it.
+
+The answer names no mobile and no email, so for those the order of its items is trusted; for customer
+ids the items' own `entityId` is. Nothing here may give one customer's proof to another row.
+"""
+
+from collections import Counter
+
+import msgspec
+
+from bulkissue.endpoints.answer import Offer, Reading, Statement, as_text, complaints, differs, unreadable, whole_errors
+from bulkissue.exchange import Batch, Reply, Request
+
+PATH = "/v2/promotion/bulk/enrolAndEarn"
+SPELLING = {"id": "id", "mobile": "mobile", "email": "email"}
+SOURCES: tuple[str, ...] | None = (
+    "FACEBOOK",
+    "WEB_ENGAGE",
+    "INSTORE",
+    "MARTJACK",
+    "TMALL",
+    "TAOBAO",
+    "JD",
+    "ECOMMERCE",
+    "WEBSITE",
+    "LINE",
+    "ALL",
+)
+MAX_ROWS = 100
+DOUBTFUL = frozenset({"8896"})
+STOPPING = frozenset({"1101", "8874", "8892", "8902", "8901", "8881", "8899", "1212", "4000", "11013"})
+WHOLE = frozenset({"1101", "8874", "8881", "8892", "8899", "8901", "8902", "1060"})
+
+_encode = msgspec.json.Encoder().encode
+
+
+class _Result(msgspec.Struct, gc=False):
+    entityId: int | str | None = None  # noqa: N815 - the service's spelling
+    promotionId: int | str | None = None  # noqa: N815
+    promoIdentifier: int | str | None = None  # noqa: N815
+    programId: int | str | None = None  # noqa: N815
+    issualId: int | str | None = None  # noqa: N815
+    earnedId: int | str | None = None  # noqa: N815
+
+
+class _Item(msgspec.Struct, gc=False):
+    result: _Result | None = None
+    errors: object = None
+    warnings: object = None
+
+
+class _Answer(msgspec.Struct):
+    response: list[_Item]
+    failureCount: object = None  # noqa: N815
+
+
+class _LooseAnswer(msgspec.Struct):
+    response: list[msgspec.Raw]
+    failureCount: object = None  # noqa: N815
+
+
+_decode = msgspec.json.Decoder(_Answer).decode
+_decode_loose = msgspec.json.Decoder(_LooseAnswer).decode
+_decode_item = msgspec.json.Decoder(_Item).decode
+
+
+def request(batch: Batch, offer: Offer) -> Request:
+    """The request for this batch; by promotion id where the job has one, else by its identifier."""
+    details: dict[str, object] = {"programId": int(offer.program_id)}
+    if offer.promotion_id:
+        details["promotionId"] = int(offer.promotion_id)
+    else:
+        details["promoIdentifier"] = offer.promo_identifier
+    body = {
+        "type": "CUSTOMER",
+        "bulkAction": offer.effect.upper(),
+        "promotionDetails": details,
+        "identifierName": SPELLING[batch.identifier_type],
+        "customers": [
+            {"identifierValue": value, "source": source}
+            for value, source in zip(batch.identifiers, batch.sources, strict=True)
+        ],
+    }
+    return Request("POST", PATH, body=_encode(body))
+
+
+def read(reply: Reply, batch: Batch, offer: Offer) -> Reading:
+    """
+    What the answer states of each row.
+
+    As many items as customers: by position, held against `entityId` where ids were sent. One item for
+    several customers: an error for the whole request. Any other length: only what `entityId` proves.
+    """
+    try:
+        items, failure_count = _items(reply.body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return unreadable(len(batch.rows), reply.body)
+    statements = [None if item is None else _statement(item, offer) for item in items]
+    notes = _count_notes(statements, failure_count)
+    sent = batch.identifiers
+    if len(items) == len(sent):
+        if batch.identifier_type != "id":
+            return Reading(list(statements), notes=notes)
+        return _by_position_and_id(statements, sent, notes)
+    if len(items) == 1 and (only := statements[0]) is not None and only.errors and not only.proof:
+        return Reading([None] * len(sent), whole=only.errors, one_item=True, notes=notes)
+    if not items and (whole := whole_errors(reply.body)):
+        return Reading([None] * len(sent), whole=whole, notes=notes)
+    notes = (*notes, f"{len(items)} items for {len(sent)} customers")
+    if batch.identifier_type != "id":
+        return Reading([None] * len(sent), notes=notes)
+    return Reading(_by_id(statements, sent), notes=notes)
+
+
+def _items(body: bytes) -> tuple[list[_Item | None], object]:
+    try:
+        answer = _decode(body)
+    except msgspec.ValidationError:
+        # One item of an odd shape must not take the others' proof with it.
+        loose = _decode_loose(body)
+        return [_item(raw) for raw in loose.response], loose.failureCount
+    return list(answer.response), answer.failureCount
+
+
+def _item(raw: msgspec.Raw) -> _Item | None:
+    try:
+        return _decode_item(raw)
+    except msgspec.DecodeError:
+        return None
+
+
+def _statement(item: _Item, offer: Offer) -> Statement:
+    errors = complaints(item.errors) if item.errors else ()
+    warnings = complaints(item.warnings) if item.warnings else ()
+    result = item.result
+    if result is None:
+        return Statement(errors=errors, warnings=warnings)
+    return Statement(
+        proof=as_text(result.issualId if offer.effect == "enrol" else result.earnedId),
+        foreign=(
+            differs(result.promotionId, offer.promotion_id)
+            or differs(result.promoIdentifier, offer.promo_identifier)
+            or differs(result.programId, offer.program_id)
+        ),
+        errors=errors,
+        warnings=warnings,
+        customer_id=as_text(result.entityId),
+    )
+
+
+def _by_position_and_id(statements: list[Statement | None], sent: list[str], notes: tuple[str, ...]) -> Reading:
+    ids = [statement.customer_id if statement else "" for statement in statements]
+    astray = [place for place, own in enumerate(ids) if own and own != sent[place]]
+    if not astray:
+        return Reading(list(statements), notes=notes)
+    if len(astray) == 1:
+        own = ids[astray[0]]
+        # A merged customer answers under the surviving id. That is one stray among positions that all
+        # agree; two strays may as well be a changed order.
+        if own not in sent or ids.count(own) > 1:
+            return Reading(list(statements), notes=(*notes, "an item names another customer id: merged customers"))
+    return Reading(_by_id(statements, sent), notes=(*notes, "the items' order differs from the request's"))
+
+
+def _by_id(statements: list[Statement | None], sent: list[str]) -> list[Statement | None]:
+    seen = Counter(statement.customer_id for statement in statements if statement)
+    by_id = {s.customer_id: s for s in statements if s and s.customer_id and seen[s.customer_id] == 1}
+    return [by_id.get(identifier) for identifier in sent]
+
+
+def _count_notes(statements: list[Statement | None], failure_count: object) -> tuple[str, ...]:
+    counted = sum(1 for statement in statements if statement is not None and statement.errors)
+    if isinstance(failure_count, int) and failure_count != counted:
+        return (f"failureCount says {failure_count}, {counted} items carry errors",)
+    return ()
