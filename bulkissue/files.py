@@ -17,7 +17,7 @@ _CHUNK = 1 << 20
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and its missing parents, mode 0700, each fsynced into its parent. Existing ones stay as they are."""
+    """Make a folder and its missing parents, mode 0700, each fsynced into its parent. Existing ones stay."""
     missing = []
     place = path
     while not place.exists():
@@ -124,6 +124,20 @@ class KernelLock:
         os.pwrite(handle, holder.encode(), 0)
         self._handle = handle
         return True
+
+    def is_held(self) -> bool:
+        """Whether some process holds it at this moment; leaves no trace."""
+        try:
+            handle = os.open(self.path, os.O_RDWR)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(handle)
+        return False
 
     def holder(self) -> str:
         """What the present holder wrote; empty if nothing."""

@@ -1,0 +1,63 @@
+"""
+Group commit: entries of several lanes go into the journal together, one fsync for all of them.
+
+It must never tell a lane that its entry is durable before the commit has returned.
+"""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+from bulkissue.journal import Entry, Journal
+
+
+class Scribe:
+    """
+    The one writer of a journal while lanes are running.
+
+    While a commit is under way the next entries gather. SQLite runs in a thread of its own, so that an
+    fsync holds up nobody's answer.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._gathered: list[tuple[Entry, asyncio.Future[None]]] = []
+        self._committing: asyncio.Task[None] | None = None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
+
+    async def note(self, entry: Entry) -> None:
+        """
+        Return once the entry is on the disk.
+
+        Raises:
+            StateRefused: It could not be written.
+        """
+        loop = asyncio.get_running_loop()
+        durable: asyncio.Future[None] = loop.create_future()
+        self._gathered.append((entry, durable))
+        if self._committing is None:
+            self._committing = loop.create_task(self._commit())
+        # A lane that is cancelled must not take the others' commit with it.
+        await asyncio.shield(durable)
+
+    async def _commit(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._gathered:
+            taken, self._gathered = self._gathered, []
+            trouble: Exception | None = None
+            try:
+                await loop.run_in_executor(self._thread, self._journal.write, [entry for entry, _ in taken])
+            except Exception as failure:  # noqa: BLE001 - whatever it is, every waiting lane must hear of it
+                trouble = failure
+            for _, durable in taken:
+                if trouble is None:
+                    durable.set_result(None)
+                else:
+                    durable.set_exception(trouble)
+                    durable.exception()  # a cancelled lane does not come back to hear of it
+        self._committing = None
+
+    async def close(self) -> None:
+        """Wait for the last commit and let the thread go."""
+        if self._committing is not None:
+            await self._committing
+        self._thread.shutdown()
