@@ -1,0 +1,140 @@
+"""
+The pace: when the next request may leave.
+
+The allowance, requests per minute, is used fully and evenly, and no sixty seconds may ever hold more than it.
+Where the service still says "too many" (429), all lanes wait, and go on at what it has shown to take.
+"""
+
+import asyncio
+import math
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+#: Seconds a minute's allowance is spread over: half a percent is left for clocks and networks that are not exact.
+SPREAD = 60.3
+#: Seconds a request may be late without losing its turn. A server that sees requests up to 0.2 s early or late
+#: still never counts more than n in a minute: (60 + 0.1 + 0.2) / (60.3 / n) = n.
+CATCH_UP = 0.1
+#: Seconds. The minute is the service's, and its clock is not ours.
+_PAST_THE_MINUTE = 0.5
+#: A slower pace is this share of what the service took in a minute, less than before, and at least a tenth:
+#: others may share the limit, and then what it took of us says little.
+_UNDER, _LESS, _LEAST = 0.97, 0.95, 0.1
+#: The pace is raised again after so many seconds without a refusal, twice as many after each further slow-down, …
+_QUIET, _LONGEST_QUIET = 120.0, 1920.0
+#: … by such a share, and by twice the share each time that goes well.
+_STEP, _LARGEST_STEP = 0.01, 0.16
+#: Seconds, where the waits the service asks for prove too short.
+_LONGEST_REPEAT = 32.0
+
+
+class Pace:
+    """
+    One pace for all lanes. Those that wait are served in the order they came; one that gives up takes no slot.
+
+    Args:
+        requests_per_minute: The allowance, 1 to 1,000,000.
+        clock: Monotonic seconds.
+        sleep: Waits so many seconds; what it raises ends the wait for the slot.
+        wall: Seconds since 1970, for where a minute begins.
+    """
+
+    def __init__(
+        self,
+        requests_per_minute: int,
+        *,
+        clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]],
+        wall: Callable[[], float],
+    ) -> None:
+        #: Seconds waited because the service asked for it, since it last took a request.
+        self.waited_in_a_row = 0.0
+        self._allowance = float(requests_per_minute)
+        self._rate = self._allowance
+        self._clock = clock
+        self._sleep = sleep
+        self._wall = wall
+        self._turn = asyncio.Lock()
+        self._next = clock()
+        self._held_until = -math.inf
+        self._holds_in_a_row = 0
+        self._accepted: deque[float] = deque()  # when, in the last minute
+        self._quiet = _QUIET
+        self._step = _STEP
+        self._raise_at = math.inf
+
+    @property
+    def requests_per_minute(self) -> float:
+        """The present pace: the allowance, or less where the service wanted less."""
+        return self._rate
+
+    async def slot(self) -> None:
+        """Wait until a request may leave; it should leave at once."""
+        async with self._turn:
+            while (wait := max(self._next, self._held_until) - self._clock()) > 1e-6:
+                await self._sleep(wait)
+            self._next = max(self._next, self._clock() - CATCH_UP) + SPREAD / self._rate
+
+    def accepted(self) -> None:
+        """The service took a request, whatever it answered."""
+        now = self._clock()
+        self._accepted.append(now)
+        while self._accepted[0] <= now - 60:
+            self._accepted.popleft()
+        self.waited_in_a_row = 0.0
+        if now > self._held_until:
+            self._holds_in_a_row = 0
+        if now >= self._raise_at:
+            self._raise(now)
+
+    def refused(self, *, wait: float | None) -> float:
+        """
+        The service refused a request because there were too many: hold all lanes, then go on more slowly.
+
+        What several lanes are told of one moment is one hold and one slow-down.
+
+        Args:
+            wait: Seconds the service asks for. Where that has just proved too short, the hold is longer. None: until
+                the next minute begins.
+
+        Returns:
+            Seconds this adds to the waiting.
+        """
+        now = self._clock()
+        seconds = 60 - self._wall() % 60 + _PAST_THE_MINUTE if wait is None else wait
+        if now > self._held_until:
+            if self._accepted and self._accepted[-1] > self._held_until:
+                self._slow_down(now, None if wait is None else now + wait)
+            self._holds_in_a_row += 1
+            if self._holds_in_a_row > 1:
+                seconds = max(seconds, min(2.0 ** (self._holds_in_a_row - 2), _LONGEST_REPEAT))
+        held_until = max(self._held_until, now + seconds)
+        added = held_until - max(self._held_until, now)
+        self._held_until = held_until
+        self.waited_in_a_row += added
+        return added
+
+    def _slow_down(self, now: float, free_at: float | None) -> None:
+        took = self._accepted_since(now - 60)
+        if free_at is not None:
+            # Where the service says when it takes more, its minute began sixty seconds before that (a second is
+            # for its rounding). If it counts whole minutes, what it took before is not of this one.
+            took_in_its_minute = self._accepted_since(free_at - 61)
+            if 2 * took_in_its_minute >= took:
+                took = min(took, took_in_its_minute)
+        self._rate = max(1.0, self._rate * _LEAST, min(self._rate * _LESS, took * _UNDER))
+        if self._raise_at < math.inf:
+            self._quiet = min(2 * self._quiet, _LONGEST_QUIET)
+        self._step = _STEP
+        self._raise_at = now + self._quiet
+
+    def _raise(self, now: float) -> None:
+        self._rate = min(self._rate * (1 + self._step), self._allowance)
+        self._step = min(2 * self._step, _LARGEST_STEP)
+        self._raise_at = now + self._quiet
+        if self._rate == self._allowance:
+            self._quiet, self._raise_at = _QUIET, math.inf
+
+    def _accepted_since(self, moment: float) -> int:
+        return len(self._accepted) - bisect_right(self._accepted, moment)
