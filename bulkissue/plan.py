@@ -1,0 +1,437 @@
+"""
+The plan: every row either settled before anything is sent, or in exactly one batch.
+
+Pure but for the two Parquet files it reads and writes: the same input, job, history and versions give
+the same plan, byte for byte. It must never depend on a clock, a run id or the order of threads.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from bulkissue.endpoints import ROUTES, routes_of
+from bulkissue.errors import InputRefused
+from bulkissue.exchange import Batch
+from bulkissue.files import replacing_path
+from bulkissue.identifiers import ambiguous_mobiles, identify
+from bulkissue.intake import Intake
+from bulkissue.job import Job
+from bulkissue.journal import SENT
+from bulkissue.outcomes import IDENTIFIER_TYPES, REASONS, Outcome
+
+_TYPE = pl.Enum(IDENTIFIER_TYPES)
+_OUTCOME = pl.Enum([outcome.value for outcome in Outcome])
+
+#: plan.parquet, one line for each row of input.parquet and in its order. `compare_key` is null where it
+#: equals `identifier`; `outcome`, `reason` and `message` are null where the row is to be sent, `batch` where not.
+PLAN_SCHEMA = pl.Schema(
+    {
+        "row": pl.UInt32(),
+        "identifier_type": _TYPE,
+        "identifier": pl.String(),
+        "compare_key": pl.String(),
+        "source": pl.String(),
+        "account_id": pl.String(),
+        "outcome": _OUTCOME,
+        "reason": pl.String(),
+        "message": pl.String(),
+        "batch": pl.UInt32(),
+    }
+)
+
+_ROW_GROUP = 262_144
+_SLICE = 500_000
+_NAMED_ROWS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The rows of one identifier type that are to be sent: batches `first` to `last`, both included."""
+
+    identifier_type: str
+    route: str
+    rows: int
+    first: int
+    last: int
+
+    @property
+    def batches(self) -> int:
+        """How many requests the group takes, if none is sent twice."""
+        return self.last - self.first + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a plan says, in numbers."""
+
+    rows: int
+    groups: tuple[Group, ...]
+    outcomes: dict[str, int]
+    reasons: dict[str, int]
+
+    @property
+    def requests(self) -> int:
+        """Requests to send, if none is sent twice."""
+        return sum(group.batches for group in self.groups)
+
+    @property
+    def to_send(self) -> int:
+        """Rows to send."""
+        return sum(group.rows for group in self.groups)
+
+
+def draw(input_path: Path, intake: Intake, job: Job, issued: pl.LazyFrame, *, limit: int | None, out: Path) -> Plan:
+    """
+    Plan a run and write `plan.parquet`.
+
+    Args:
+        input_path: The run's `input.parquet`.
+        intake: What was read into it.
+        job: What to do.
+        issued: This target's history, `history.HISTORY_SCHEMA`.
+        limit: Send at most so many rows, the first ones; None for all.
+        out: Where the plan goes.
+
+    Raises:
+        InputRefused: A file has no column the job can use.
+    """
+    rows = plan_rows(input_path, intake, job, issued, limit=limit)
+    with replacing_path(out) as path:
+        rows.write_parquet(path, compression="zstd", row_group_size=_ROW_GROUP)
+    return summarise(rows, job)
+
+
+def plan_rows(input_path: Path, intake: Intake, job: Job, issued: pl.LazyFrame, *, limit: int | None) -> pl.DataFrame:
+    """As `draw`, without writing: columns of `PLAN_SCHEMA`, every input row once, in order."""
+    rows = _identified(input_path, intake, job)
+    rows = _reject_ambiguous(rows, job)
+    rows = _settle_repeats(rows, input_path)
+    rows = _settle_issued(rows, issued)
+    rows = _leave_out(rows, limit)
+    return _cut(rows, job).select(pl.col(name).cast(dtype) for name, dtype in PLAN_SCHEMA.items())
+
+
+def _identified(input_path: Path, intake: Intake, job: Job) -> pl.DataFrame:
+    """Every row with its identifier or the reason why it has none. Each file by its own columns."""
+    carried = {kind: ROUTES[route].SOURCES for kind, route in routes_of(job).items()}
+    parts, offset = [], 0
+    for file in intake.files:
+        if file.form == "values" and job.identifiers.default_type is None:
+            raise InputRefused(
+                f"{file.name} has identifiers without their type",
+                hint="set [identifiers] default_type, or name the column under [input.columns], as in mobile = "
+                f'"{next(iter(file.columns.values()), "…")}"',
+            )
+        part = pl.scan_parquet(input_path).slice(offset, file.rows)
+        parts.append(identify(part, file.columns, file.form, job.identifiers, carried))
+        offset += file.rows
+    rows = pl.concat(parts).collect(engine="streaming")
+    return rows.with_columns(
+        pl.when(pl.col("reason").is_not_null()).then(pl.lit(Outcome.REJECTED.value, _OUTCOME)).alias("outcome"),
+    ).with_row_index("row")
+
+
+def _reject_ambiguous(rows: pl.DataFrame, job: Job) -> pl.DataFrame:
+    ambiguous = ambiguous_mobiles(rows, job.identifiers)
+    reason = "validate.mobile_ambiguous"
+    return _settle(rows, ambiguous, Outcome.REJECTED, reason, pl.lit(REASONS[reason]))
+
+
+def _settle(
+    rows: pl.DataFrame, mask: pl.Series, outcome: Outcome, reason: str | pl.Expr, message: pl.Expr
+) -> pl.DataFrame:
+    """Give the rows under `mask` their outcome; the others keep what they have."""
+    if not mask.any():
+        return rows
+    chosen = pl.lit(mask)
+    reason_expr = pl.lit(reason) if isinstance(reason, str) else reason
+    return rows.with_columns(
+        pl.when(chosen).then(pl.lit(outcome.value, _OUTCOME)).otherwise("outcome").alias("outcome"),
+        pl.when(chosen).then(reason_expr).otherwise("reason").alias("reason"),
+        pl.when(chosen).then(message).otherwise("message").alias("message"),
+    )
+
+
+def _settle_repeats(rows: pl.DataFrame, input_path: Path) -> pl.DataFrame:
+    """Of several rows for one customer the first is sent; where they disagree about source or account, none."""
+    # A hash only nominates: two customers may share one. Equality of type and key decides below.
+    live = rows.filter(pl.col("outcome").is_null())
+    nominated = live.filter(pl.struct("identifier_type", "compare_key").hash().is_duplicated())
+    if nominated.is_empty():
+        return rows
+    key = ["identifier_type", "compare_key"]
+    nominated = nominated.select("row", *key, "source", "account_id")
+    named = nominated.join(_row_names(input_path, nominated["row"]), on="row", how="left", maintain_order="left")
+    groups = (
+        named.group_by(key, maintain_order=True)
+        .agg(
+            pl.col("row"),
+            pl.col("name").head(_NAMED_ROWS + 1).alias("names"),
+            pl.len().alias("members"),
+            ((pl.col("source").n_unique() > 1) | (pl.col("account_id").n_unique() > 1)).alias("conflict"),
+        )
+        .filter(pl.col("members") > 1)
+    )
+    members = groups.explode("row", empty_as_null=True, keep_nulls=True).with_columns(
+        pl.int_range(pl.len()).over(key).alias("place"),
+    )
+    settled = (
+        members.filter(pl.col("conflict") | (pl.col("place") > 0))
+        .join(named.select("row", "name"), on="row", how="left")
+        .select(
+            "row",
+            pl.when("conflict")
+            .then(pl.lit(Outcome.REJECTED.value))
+            .otherwise(pl.lit(Outcome.DUPLICATE.value))
+            .cast(_OUTCOME)
+            .alias("new_outcome"),
+            pl.when("conflict")
+            .then(pl.lit("dedupe.conflict"))
+            .otherwise(pl.lit("dedupe.same_identifier"))
+            .alias("new_reason"),
+            pl.when("conflict")
+            .then(
+                pl.format(
+                    "another source or account for the same customer stands at {}{}",
+                    pl.col("names").list.set_difference(pl.concat_list("name")).list.head(_NAMED_ROWS).list.join(", "),
+                    pl.when(pl.col("members") > _NAMED_ROWS + 1)
+                    .then(pl.format(" and {} more", pl.col("members") - _NAMED_ROWS - 1))
+                    .otherwise(pl.lit("")),
+                )
+            )
+            .otherwise(pl.format("the same customer stands at {}", pl.col("names").list.first()))
+            .alias("new_message"),
+        )
+    )
+    return _apply(rows, settled)
+
+
+def _apply(rows: pl.DataFrame, settled: pl.DataFrame) -> pl.DataFrame:
+    """Give the rows named in `settled` (row, new_outcome, new_reason, new_message) their outcome."""
+    if settled.is_empty():
+        return rows
+    return (
+        rows.join(settled, on="row", how="left", maintain_order="left")
+        .with_columns(
+            pl.coalesce("new_outcome", "outcome").alias("outcome"),
+            pl.coalesce("new_reason", "reason").alias("reason"),
+            pl.coalesce("new_message", "message").alias("message"),
+        )
+        .drop("new_outcome", "new_reason", "new_message")
+    )
+
+
+def _row_names(input_path: Path, wanted: pl.Series) -> pl.DataFrame:
+    """Rows as messages name them, `FILE row N`: columns `row`, `name`."""
+    return (
+        pl.scan_parquet(input_path)
+        .select("_bi_source_file", "_bi_row")
+        .with_row_index("row")
+        .join(wanted.to_frame("row").lazy(), on="row", how="semi")
+        .select("row", pl.format("{} row {}", "_bi_source_file", "_bi_row").alias("name"))
+        .collect(engine="streaming")
+    )
+
+
+def _settle_issued(rows: pl.DataFrame, issued: pl.LazyFrame) -> pl.DataFrame:
+    """Rows whose customer an earlier run issued, or may have issued, are not sent."""
+    held = held_by_history(
+        rows.lazy().filter(pl.col("outcome").is_null()).select("row", "identifier_type", "compare_key"), issued
+    )
+    return _apply(
+        rows,
+        held.select(
+            "row",
+            pl.lit(Outcome.ALREADY_ISSUED.value, _OUTCOME).alias("new_outcome"),
+            pl.col("reason").alias("new_reason"),
+            pl.col("message").alias("new_message"),
+        ),
+    )
+
+
+def held_by_history(rows: pl.LazyFrame, issued: pl.LazyFrame) -> pl.DataFrame:
+    """
+    Which rows an earlier run issued, or may have issued.
+
+    Args:
+        rows: `row`, `identifier_type`, `compare_key`.
+        issued: `history.HISTORY_SCHEMA`.
+
+    Returns:
+        `row`, `reason` (`dedupe.issued` or `dedupe.unknown`), `message` naming the run; a line for each row held.
+    """
+    key = ["identifier_type", "compare_key"]
+    wanted = rows.with_columns(pl.col("identifier_type").cast(pl.String))
+    # History may be fifty million rows and the input ten thousand: the semi join keeps what matters of it.
+    found = (
+        issued.select(*key, "outcome", "run").join(wanted.select(key), on=key, how="semi").collect(engine="streaming")
+    )
+    if found.is_empty():
+        return pl.DataFrame(schema={"row": pl.UInt32, "reason": pl.String, "message": pl.String})
+    by_customer = found.sort("outcome", "run").group_by(key, maintain_order=True).first()
+    certain = pl.col("outcome") == Outcome.SUCCEEDED.value
+    return (
+        wanted.join(by_customer.lazy(), on=key, how="inner")
+        .sort("row")
+        .select(
+            pl.col("row").cast(pl.UInt32),
+            pl.when(certain).then(pl.lit("dedupe.issued")).otherwise(pl.lit("dedupe.unknown")).alias("reason"),
+            pl.when(certain)
+            .then(pl.format("issued in run {}", "run"))
+            .otherwise(pl.format("may have been issued in run {}; reconcile or resolve that run first", "run"))
+            .alias("message"),
+        )
+        .collect()
+    )
+
+
+def _leave_out(rows: pl.DataFrame, limit: int | None) -> pl.DataFrame:
+    if limit is None:
+        return rows
+    live = rows["outcome"].is_null()
+    beyond = live & (live.cast(pl.UInt32).cum_sum() > limit)
+    return _settle(rows, beyond, Outcome.NOT_ATTEMPTED, "guard.limit", pl.lit(REASONS["guard.limit"]))
+
+
+def _cut(rows: pl.DataFrame, job: Job) -> pl.DataFrame:
+    """Number the batches: by identifier type in the closed list's order, within a type in input order."""
+    live = rows["outcome"].is_null()
+    batch = pl.lit(None, pl.UInt32)
+    done = 0
+    for kind, route in _in_order(routes_of(job)):
+        chosen = live & (rows["identifier_type"] == kind)
+        if not (count := int(chosen.sum())):
+            continue
+        size = min(job.api.limits.batch_size, ROUTES[route].MAX_ROWS)
+        number = (chosen.cast(pl.UInt32).cum_sum() - 1) // size + done + 1
+        batch = pl.when(pl.lit(chosen)).then(pl.lit(number)).otherwise(batch)
+        done += -(-count // size)
+    same = pl.col("compare_key") == pl.col("identifier")
+    return rows.with_columns(
+        batch.alias("batch"), pl.when(same).then(None).otherwise("compare_key").alias("compare_key")
+    )
+
+
+def _in_order(routes: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [(kind, routes[kind]) for kind in IDENTIFIER_TYPES if kind in routes]
+
+
+def summarise(rows: pl.DataFrame, job: Job) -> Plan:
+    """A plan in numbers; `rows` as `plan_rows` gives them."""
+    routes = routes_of(job)
+    live = (
+        rows.filter(pl.col("batch").is_not_null())
+        .group_by("identifier_type")
+        .agg(pl.len(), pl.col("batch").min().alias("first"), pl.col("batch").max().alias("last"))
+        .sort("first")
+    )
+    groups = tuple(Group(kind, routes[kind], count, first, last) for kind, count, first, last in live.iter_rows())
+    settled = rows.filter(pl.col("outcome").is_not_null())
+    return Plan(
+        rows=rows.height,
+        groups=groups,
+        outcomes=dict(settled.group_by("outcome").len().sort("outcome").iter_rows()),
+        reasons=dict(settled.group_by("reason").len().sort("reason").iter_rows()),
+    )
+
+
+def examples(path: Path, input_path: Path, most: int = 3) -> pl.DataFrame:
+    """
+    Why rows would not be sent, with examples.
+
+    Returns:
+        For each outcome and reason that the plan settles: `outcome`, `reason`, `rows` (how many), `names`
+        (some of them, as messages name rows), `message` (the first one's).
+    """
+    settled = pl.scan_parquet(path).filter(pl.col("outcome").is_not_null())
+    found = (
+        settled.group_by("outcome", "reason")
+        .agg(pl.len().alias("rows"), pl.col("row").head(most), pl.col("message").first())
+        .sort("outcome", "reason")
+        .collect()
+    )
+    flat = found.explode("row", empty_as_null=True, keep_nulls=True)
+    named = flat.join(_row_names(input_path, flat["row"]), on="row", how="left", maintain_order="left")
+    return named.group_by("outcome", "reason", maintain_order=True).agg(
+        pl.col("rows").first(), pl.col("name").alias("names"), pl.col("message").first()
+    )
+
+
+def load(path: Path, job: Job) -> Plan:
+    """The numbers of a plan written earlier."""
+    return summarise(pl.read_parquet(path, columns=["identifier_type", "outcome", "reason", "batch"]), job)
+
+
+def left(path: Path, plan: Plan, settled: bytearray) -> tuple[int, int]:
+    """How many rows, in how many batches, `batches` would yield."""
+    rows = requests = 0
+    for batch in batches(path, plan, settled):
+        rows += len(batch.rows)
+        requests += 1
+    return rows, requests
+
+
+def hold(path: Path, settled: bytearray, issued: pl.LazyFrame) -> pl.DataFrame:
+    """
+    Which rows still to be sent another run has issued, or may have: columns as `held_by_history`.
+
+    Args:
+        path: `plan.parquet`.
+        settled: One byte for each row, 2 where it is not to be sent any more (`journal.SENT`).
+        issued: The target's history without this run.
+    """
+    live = (
+        pl.read_parquet(path, columns=["row", "identifier_type", "identifier", "compare_key", "batch"])
+        .filter(pl.col("batch").is_not_null())
+        .with_columns(pl.coalesce("compare_key", "identifier").alias("compare_key"))
+    )
+    unsent = pl.Series([settled[row] != SENT for row in live["row"]], dtype=pl.Boolean)
+    return held_by_history(live.lazy().filter(pl.lit(unsent)).select("row", "identifier_type", "compare_key"), issued)
+
+
+def batches(path: Path, plan: Plan, settled: bytearray | None = None) -> Iterator[Batch]:
+    """
+    The plan's batches in order, read piece by piece.
+
+    Args:
+        path: `plan.parquet`.
+        plan: Its numbers.
+        settled: One byte for each row, `journal.SENT` where it is not to be sent any more; a batch of
+            which nothing is left is passed over. None: all are to be sent.
+    """
+    columns = ["row", "identifier", "source", "account_id", "batch"]
+    for group in plan.groups:
+        rest: pl.DataFrame | None = None
+        for start in range(0, plan.rows, _SLICE):
+            piece = (
+                pl.scan_parquet(path)
+                .slice(start, _SLICE)
+                .filter(pl.col("batch").is_between(group.first, group.last))
+                .select(columns)
+                .collect()
+            )
+            if settled is not None:
+                unsent = pl.Series([settled[row] != SENT for row in piece["row"]], dtype=pl.Boolean)
+                piece = piece.filter(unsent)
+            if rest is not None:
+                piece = pl.concat([rest, piece])
+            # The last batch of a piece may go on in the next one.
+            final = start + _SLICE >= plan.rows
+            whole = piece if final or piece.is_empty() else piece.filter(pl.col("batch") < piece["batch"][-1])
+            rest = None if final else piece.filter(pl.col("batch") == piece["batch"][-1]) if piece.height else piece
+            yield from _batches_of(whole, group)
+
+
+def _batches_of(rows: pl.DataFrame, group: Group) -> Iterator[Batch]:
+    if rows.is_empty():
+        return
+    runs = rows["batch"].rle().struct.unnest()
+    places: Sequence[list[object]] = [rows[name].to_list() for name in ("row", "identifier", "source", "account_id")]
+    start = 0
+    for length, number in zip(runs["len"].to_list(), runs["value"].to_list(), strict=True):
+        stop = start + length
+        row, identifier, source, account = (values[start:stop] for values in places)
+        yield Batch(number, group.route, group.identifier_type, row, identifier, source, account)  # type: ignore[arg-type] # lists of one type each, by the plan's schema
+        start = stop

@@ -1,0 +1,191 @@
+"""
+The run folder: its name, its manifest `run.json`, and how runs are found and listed.
+
+Reads and writes the manifest only. The manifest is a summary: what is true of a row stands in plan and
+journal, and nothing here may be trusted instead of them.
+"""
+
+import platform
+import secrets
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+import bulkissue
+from bulkissue.errors import StateRefused, UsageRefused
+from bulkissue.files import make_folder, write_whole
+
+FORMAT = 1
+MANIFEST = "run.json"
+
+State = Literal["planned", "running", "interrupted", "stopped", "completed"]
+
+
+class InputDigest(msgspec.Struct, frozen=True):
+    """An input file as it was read: rows are data rows, `columns` our names and theirs."""
+
+    name: str
+    path: str
+    kind: str
+    rows: int
+    size: int
+    sha256: str
+    encoding: str
+    delimiter: str
+    form: str
+    columns: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+
+class Stop(msgspec.Struct, frozen=True):
+    """Why a run stopped before its end, and the exit code of that alone."""
+
+    reason: str
+    message: str
+    exit_code: int
+
+
+class Manifest(msgspec.Struct, frozen=True, omit_defaults=False):
+    """
+    What `run.json` holds.
+
+    Attributes:
+        format: Of this file.
+        run_id: Also the folder's name.
+        parent_run_id: The run whose failure ledger this one took.
+        job: The job's name.
+        action: The job's action.
+        target: As in `_bi_target`.
+        base_url: Where it sends; a resume goes nowhere else.
+        state: `planned` until the first send, `running` while it sends or after a crash.
+        exit_code: Of the run as its ledgers now stand; None until they are written.
+        started_at: ISO 8601, UTC.
+        finished_at: When its ledgers were last written.
+        seconds: Spent in all sessions.
+        counts: Rows in all and by outcome.
+        reasons: Rows of the failure and unknown ledgers by reason.
+        requests: Batches sent at least once.
+        attempts: Sendings.
+        rows: Input rows.
+        columns: The input's own columns, in the ledgers' order.
+        inputs: The input files.
+        digests: SHA-256 of `job.toml`, `input.parquet` and `plan.parquet`.
+        ledgers: By file name, `rows` and `sha256`.
+        stop: Why it stopped, if it did.
+        state_dir: Where history and locks are.
+        versions: Of what it was made with.
+    """
+
+    run_id: str
+    job: str
+    action: str
+    target: str
+    base_url: str
+    state_dir: str
+    started_at: str
+    rows: int
+    columns: tuple[str, ...]
+    inputs: tuple[InputDigest, ...]
+    digests: dict[str, str]
+    state: State = "planned"
+    exit_code: int | None = None
+    parent_run_id: str | None = None
+    finished_at: str | None = None
+    seconds: float = 0.0
+    counts: dict[str, int] = {}
+    reasons: dict[str, int] = {}
+    requests: int = 0
+    attempts: int = 0
+    ledgers: dict[str, dict[str, object]] = {}
+    stop: Stop | None = None
+    versions: dict[str, str] = {}
+    format: int = FORMAT
+
+
+def versions() -> dict[str, str]:
+    """What this program and the libraries that decide results are."""
+    from importlib.metadata import version
+
+    return {"bulkissue": bulkissue.__version__, "python": platform.python_version()} | {
+        name: version(name) for name in ("polars", "httpx", "msgspec")
+    }
+
+
+def new_run_id() -> str:
+    """UTC time with milliseconds and a short random part; sorts by time: `20261120T093015123Z-7f3a`."""
+    now = datetime.now(UTC)
+    return f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03}Z-{secrets.token_hex(2)}"
+
+
+def make_run_folder(runs_dir: Path, run_id: str) -> Path:
+    """The new run's folder, mode 0700, on the disk."""
+    make_folder(runs_dir)
+    folder = runs_dir / run_id
+    make_folder(folder)
+    return folder
+
+
+def remove_unsent(folder: Path) -> None:
+    """Remove the folder of a run that was refused before it was registered: nothing of it was sent."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Replace `run.json`, whole and durable."""
+    write_whole(folder / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """
+    What `run.json` says.
+
+    Raises:
+        StateRefused: It is missing, unreadable or newer than this program.
+    """
+    path = folder / MANIFEST
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as trouble:
+        raise StateRefused(
+            f"{folder} has no {MANIFEST}: the run ended before its plan was whole, and sent nothing",
+            hint="start the job again; this folder may be deleted",
+        ) from trouble
+    try:
+        if (found := msgspec.json.decode(content, type=dict[str, object]).get("format")) != FORMAT:
+            raise StateRefused(f"{path} has format {found}, this bulkissue knows {FORMAT}")
+        return msgspec.json.decode(content, type=Manifest)
+    except msgspec.DecodeError as trouble:
+        raise StateRefused(f"{path} cannot be read: {trouble}", hint="restore the run folder from a copy") from trouble
+
+
+def find_run(name: str, runs_dir: Path) -> Path:
+    """
+    The folder of a run named by its id, its folder, or `latest`.
+
+    Raises:
+        UsageRefused: There is no such run.
+    """
+    if name == "latest":
+        runs = [path.parent for path in runs_dir.glob(f"*/{MANIFEST}")]
+        if not runs:
+            raise UsageRefused(f"there is no run in {runs_dir}", hint="name the runs folder with --runs-dir")
+        return max(runs, key=lambda path: path.name).absolute()
+    for folder in (runs_dir / name, Path(name)):
+        if folder.is_dir():
+            return folder.absolute()
+    raise UsageRefused(
+        f"there is no run {name} in {runs_dir}", hint="bulkissue status lists the runs; --runs-dir DIR looks elsewhere"
+    )
+
+
+def list_runs(runs_dir: Path) -> Iterator[tuple[Path, Manifest | None]]:
+    """Every run below a folder, newest first; None where a run has no manifest one could read."""
+    for folder in sorted((path for path in runs_dir.glob("*T*Z-*") if path.is_dir()), reverse=True):
+        try:
+            yield folder, read_manifest(folder)
+        except StateRefused:
+            yield folder, None
