@@ -1,0 +1,42 @@
+"""
+Named places where a test may have the process killed, to prove that any instant will do.
+
+Does nothing unless `BULKISSUE_CRASH_AT` names a place, as `intent.noted` or, at its third passing,
+`intent.noted:3`. Then the process gets SIGKILL, as from the kernel or a power cut: nothing is tidied up.
+"""
+
+import os
+import signal
+from collections import Counter
+
+#: Every place, in the order a run passes them.
+PLACES = (
+    "state.opened",
+    "folder.made",
+    "input.taken",
+    "plan.drawn",
+    "manifest.written",
+    "run.registered",
+    "journal.made",
+    "intent.noted",
+    "answer.received",
+    "answer.noted",
+    "sending.ended",
+    "ledgers.written",
+    "history.written",
+    "journal.closed",
+    "manifest.finished",
+    "run.settled",
+)
+
+_WANTED, _, _NUMBER = os.environ.get("BULKISSUE_CRASH_AT", "").partition(":")
+_passed: Counter[str] = Counter()
+
+
+def reached(place: str) -> None:
+    """The program has come to `place`, one of `PLACES`."""
+    if place != _WANTED:
+        return
+    _passed[place] += 1
+    if _passed[place] == int(_NUMBER or 1):
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,123 @@
+"""
+Guards: when a run must stop although there is more to send. Pure; no clock, no I/O.
+
+A guard never undoes or repeats anything. It says stop; the run drains, writes its ledgers, and can be
+resumed.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from bulkissue.errors import ExitCode
+from bulkissue.job import GuardsSection
+from bulkissue.outcomes import REASONS, Outcome
+from bulkissue.verdict import Verdict
+
+#: Rows that must have been answered before the failed ratio means anything.
+RATIO_AFTER_ROWS = 200
+#: A longer wait than this, asked for or added up without an answer between, stops the run.
+LONGEST_WAIT_SECONDS = 300.0
+#: So many refusals for haste in a row stop the run, however short each wait.
+MOST_THROTTLED = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """Why a run stops before its end; `reason` is a `guard` code."""
+
+    exit_code: ExitCode
+    reason: str
+    message: str
+
+    @classmethod
+    def by(cls, reason: str, detail: str = "", exit_code: ExitCode = ExitCode.STOPPED) -> "Halt":
+        """A halt whose message is the reason's own, with a detail behind it."""
+        message = REASONS[reason]
+        return cls(exit_code, reason, f"{message}: {detail}" if detail else message)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What this session has done so far: rows by outcome, sendings, and waits because the service asked for them."""
+
+    rows: Counter[str] = field(default_factory=Counter)
+    attempts: int = 0
+    waits: int = 0
+    waited_seconds: float = 0.0
+
+    @property
+    def answered(self) -> int:
+        """Rows whose attempts have ended, one way or another."""
+        return self.rows.total()
+
+
+class Guards:
+    """
+    Watches verdicts and says when to stop.
+
+    Args:
+        settings: `[guards]`.
+        lanes: How many lanes there are; an outage is two not-sent attempts in a row for each.
+    """
+
+    def __init__(self, settings: GuardsSection, lanes: int) -> None:
+        self.tally = Tally()
+        self._settings = settings
+        self._outage_after = 2 * lanes
+        self._not_sent = 0
+        self._throttled = 0
+
+    @property
+    def proving(self) -> bool:
+        """Whether the canary still sings alone: no row has succeeded yet."""
+        return self._settings.canary and not self.tally.rows[Outcome.SUCCEEDED]
+
+    @property
+    def outage(self) -> bool:
+        """Whether the service seems to be out of reach."""
+        return self._not_sent >= self._outage_after
+
+    def reached(self) -> None:
+        """Something came back, or a request went out: there is no outage."""
+        self._not_sent = 0
+
+    def not_sent(self) -> None:
+        """An attempt did not reach the service."""
+        self._not_sent += 1
+
+    def throttled(self, asked: float | None, waited_in_a_row: float) -> Halt | None:
+        """The service asked to wait `asked` seconds; without an answer between it has been `waited_in_a_row`."""
+        self._throttled += 1
+        longest = max(asked or 0.0, waited_in_a_row)
+        if longest > LONGEST_WAIT_SECONDS:
+            return Halt.by("guard.throttled", f"{longest:.0f} seconds")
+        if self._throttled > MOST_THROTTLED:
+            return Halt.by("guard.throttled", f"{self._throttled} times in a row")
+        return None
+
+    def settled(self, verdict: Verdict) -> Halt | None:
+        """Rows got their results."""
+        self._throttled = 0
+        for result in verdict.results:
+            self.tally.rows[result.outcome] += 1
+        if verdict.stop:
+            return Halt.by("guard.refusal", verdict.stop)
+        return self._judge()
+
+    def ran_out(self, rows: int) -> Halt | None:
+        """Attempts on so many rows ran out, each proven not applied."""
+        self.tally.rows[Outcome.FAILED] += rows
+        return self._judge()
+
+    def _judge(self) -> Halt | None:
+        rows, settings = self.tally.rows, self._settings
+        unknown, failed, answered = rows[Outcome.UNKNOWN], rows[Outcome.FAILED], self.tally.answered
+        if unknown > settings.max_unknown:
+            return Halt.by("guard.max_unknown", f"{unknown} rows")
+        if self.proving and answered >= settings.canary_rows:
+            return Halt.by("guard.canary", f"{answered} rows")
+        if failed > settings.max_failed:
+            return Halt.by("guard.max_failed", f"{failed} rows")
+        if answered >= RATIO_AFTER_ROWS and failed > answered * settings.max_failed_ratio:
+            return Halt.by("guard.max_failed_ratio", f"{failed} of {answered} rows")
+        return None

@@ -1,0 +1,623 @@
+"""
+Runs: start one, go on with one, take a finished one's failures up again, and settle the books.
+
+Plain functions, callable without the command line. Each holds the target's lock from before history is
+read until it is written; none may send anything outside of it.
+"""
+
+import asyncio
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import polars as pl
+
+from bulkissue import history, job, ledgers, logs, plan, runfolder
+from bulkissue.crashpoint import reached
+from bulkissue.dispatch import Dispatch
+from bulkissue.endpoints import offer_of
+from bulkissue.errors import (
+    ExitCode,
+    InputRefused,
+    SettingsRefused,
+    StateRefused,
+    UsageRefused,
+)
+from bulkissue.files import sha256, write_whole
+from bulkissue.guards import Guards, Halt, Tally
+from bulkissue.intake import Intake, take_in
+from bulkissue.journal import SENT, Event, Held, Journal
+from bulkissue.outcomes import LEDGER_OF, Outcome
+from bulkissue.runfolder import InputDigest, Manifest, Stop
+from bulkissue.settle import Word, settlements
+from bulkissue.target import parse
+from bulkissue.wire.auth import make_auth
+from bulkissue.wire.client import Lane
+
+_STATE_OF_EXIT: dict[ExitCode, runfolder.State] = {ExitCode.INTERRUPTED: "interrupted"}
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """
+    Whether this run may send.
+
+    Attributes:
+        given: `--yes`, or the job is `unattended`.
+        ask: Puts the question to a person; None where there is nobody to ask.
+    """
+
+    given: bool
+    ask: Callable[[str], bool] | None = None
+
+    def require_possible(self) -> None:
+        """
+        Refuse at once what nobody can consent to later.
+
+        Raises:
+            SettingsRefused: There is no terminal, and neither `--yes` nor `unattended`.
+        """
+        if not self.given and self.ask is None:
+            raise SettingsRefused(
+                "there is no terminal to ask on, and the job is not unattended: nothing was sent",
+                hint="say --yes, or set unattended = true under [job]",
+            )
+
+    def obtain(self, question: str) -> None:
+        """
+        Ask, unless consent is given already.
+
+        Raises:
+            UsageRefused: The answer is no.
+        """
+        if not self.given and not (self.ask is not None and self.ask(question)):
+            raise UsageRefused("not confirmed: nothing was sent")
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """
+    Who is told what while a run goes on; each may be left out.
+
+    Attributes:
+        taken: The input was read.
+        planned: The plan stands; with the run's folder (a temporary one on a dry run).
+        sending: The tally has changed; with the rows to send in all.
+    """
+
+    taken: Callable[[Intake], None] = lambda _: None
+    planned: Callable[[plan.Plan, Path], None] = lambda _plan, _folder: None
+    sending: Callable[[Tally, int], None] = lambda _tally, _rows: None
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What the command line adds to a job for one run."""
+
+    limit: int | None = None
+    expect_rows: int | None = None
+    init_state: bool = False
+    parent_run_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a run stands: its folder and its manifest."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """What the command ends with."""
+        return ExitCode(self.manifest.exit_code if self.manifest.exit_code is not None else ExitCode.INTERNAL)
+
+
+def start(
+    loaded: job.LoadedJob, choices: Choices, consent: Consent, environ: Mapping[str, str], watch: Watch
+) -> Result:
+    """
+    Execute a job over its input files.
+
+    Raises:
+        BulkissueError: Nothing was sent (`SettingsRefused`, `InputRefused`, `TargetLocked`), or the run
+            stopped because its journal could not be written (`StateRefused`).
+    """
+    started = time.monotonic()
+    consent.require_possible()
+    paths = job.input_files(loaded)
+    credentials = job.credentials(loaded.job, environ)
+    target = loaded.job.issues()
+    run_id = runfolder.new_run_id()
+    history.open_state(loaded.state_dir, loaded.runs_dir, init=choices.init_state)
+    with history.locked(loaded.state_dir, target, run_id) as state:
+        reached("state.opened")
+        folder = runfolder.make_run_folder(loaded.runs_dir, run_id)
+        reached("folder.made")
+        try:
+            write_whole(folder / "job.toml", job.effective_toml(loaded))
+            intake = _take_in(paths, loaded, folder, choices.expect_rows, watch)
+            reached("input.taken")
+            recover(state)
+            drawn = plan.draw(
+                folder / "input.parquet",
+                intake,
+                loaded.job,
+                state.issued(),
+                limit=choices.limit,
+                out=folder / "plan.parquet",
+            )
+            reached("plan.drawn")
+            watch.planned(drawn, folder)
+            if drawn.to_send:
+                consent.obtain(question(loaded.job, drawn.to_send, drawn.requests))
+        except BaseException:
+            runfolder.remove_unsent(folder)  # not yet registered, so nothing can have been sent
+            raise
+        manifest = _manifest(run_id, loaded, intake, choices, folder)
+        runfolder.write_manifest(folder, manifest)
+        reached("manifest.written")
+        registered = history.Registered(run_id, str(folder), target.text(), manifest.started_at)
+        state.register(registered)
+        reached("run.registered")
+        journal = Journal.create(folder / "journal.db", run_id=run_id, plan_sha256=manifest.digests["plan.parquet"])
+        reached("journal.made")
+        state.register(msgspec.structs.replace(registered, journal=True))
+        session = _Session(folder, manifest, loaded, journal, state, watch, started)
+        return session.send(drawn, credentials)
+
+
+def resume(
+    folder: Path, consent: Consent, environ: Mapping[str, str], watch: Watch, say: Callable[[str], None]
+) -> Result:
+    """
+    Go on with an interrupted, stopped or crashed run, reading only its folder and the environment.
+
+    Args:
+        folder: The run's folder.
+        consent: Whether it may send.
+        environ: Credentials, and variables that override limits.
+        watch: Who is told.
+        say: Told what is about to be sent, kept and left alone.
+
+    Raises:
+        BulkissueError: As `start`; also where journal, plan or input cannot be trusted, or the base URL differs.
+    """
+    started = time.monotonic()
+    manifest = runfolder.read_manifest(folder)
+    loaded = job.load(folder / "job.toml", flags={}, environ=environ)
+    if loaded.job.api.base_url != manifest.base_url or loaded.job.issues().text() != manifest.target:
+        raise SettingsRefused(
+            f"run {manifest.run_id} sends to {manifest.base_url}, the environment says {loaded.job.api.base_url}",
+            hint="unset BULKISSUE_BASE_URL and BULKISSUE_ENVIRONMENT; a run is resumed only where it began",
+        )
+    target = parse(manifest.target)
+    history.open_state(loaded.state_dir, folder.parent, init=False)
+    with history.locked(loaded.state_dir, target, manifest.run_id) as state:
+        manifest = runfolder.read_manifest(folder)
+        _refuse_changed(folder, manifest)
+        drawn = plan.load(folder / "plan.parquet", loaded.job)
+        journal = _reopen(folder, manifest, state)
+        session = _Session(folder, manifest, loaded, journal, state, watch, started)
+        try:
+            marks = journal.marks(manifest.rows)
+            held = 0
+            if manifest.state != "completed":
+                recover(state, without=manifest.run_id)
+                held = _hold(folder, journal, marks, state, manifest.run_id)
+            rows, requests = (0, 0)
+            if manifest.state != "completed":
+                rows, requests = plan.left(folder / "plan.parquet", drawn, marks)
+            if not rows:
+                say("nothing is left to send")
+                return session.settle(None)
+            say(
+                f"{rows} rows are left to send, in {requests} requests; {marks.count(SENT) - held} were sent before "
+                f"and stay as they are; {held} were issued, or may have been, by another run meanwhile"
+            )
+            consent.require_possible()
+            consent.obtain(question(loaded.job, rows, requests))
+            credentials = job.credentials(loaded.job, environ)
+        except BaseException:
+            journal.close()
+            raise
+        return session.send(drawn, credentials, marks)
+
+
+def retry(
+    parent: Path, consent: Consent, environ: Mapping[str, str], watch: Watch, say: Callable[[str], None]
+) -> Result | None:
+    """
+    A new run over a finished run's failure ledger, of the same target and occasion.
+
+    Returns:
+        The new run, or None where the failure ledger has no rows.
+
+    Raises:
+        UsageRefused: The parent run can still be resumed.
+        BulkissueError: As `start`.
+    """
+    manifest = runfolder.read_manifest(parent)
+    if manifest.state != "completed":
+        raise UsageRefused(
+            f"run {manifest.run_id} is {manifest.state} and can be resumed",
+            hint=f"bulkissue resume {manifest.run_id}",
+        )
+    ledger = parent / f"{LEDGER_OF[Outcome.FAILED]}.csv"
+    if not sum(
+        manifest.counts.get(outcome, 0) for outcome in (Outcome.FAILED, Outcome.REJECTED, Outcome.NOT_ATTEMPTED)
+    ):
+        say(f"nothing to retry: the failure ledger of run {manifest.run_id} has no rows")
+        return None
+    loaded = job.load(parent / "job.toml", flags={"input.paths": [str(ledger)]}, environ=environ)
+    if loaded.job.issues().text() != manifest.target:
+        raise SettingsRefused(
+            f"run {manifest.run_id} issues {parse(manifest.target).describe()}, the environment says otherwise",
+            hint="unset BULKISSUE_BASE_URL and BULKISSUE_ENVIRONMENT",
+        )
+    return start(loaded, Choices(parent_run_id=manifest.run_id), consent, environ, watch)
+
+
+def resolve(folder: Path, words: Sequence[Word], watch: Watch) -> Result:
+    """
+    Settle unknown rows by a person's word; ledgers, counts and history follow.
+
+    Raises:
+        UsageRefused: A word names a row that is not unknown; nothing is settled then.
+        BulkissueError: The target is locked, or the run folder cannot be trusted.
+    """
+    started = time.monotonic()
+    manifest = runfolder.read_manifest(folder)
+    loaded = job.load(folder / "job.toml", environ={})
+    with history.locked(Path(manifest.state_dir), parse(manifest.target), manifest.run_id) as state:
+        manifest = runfolder.read_manifest(folder)
+        _refuse_changed(folder, manifest)
+        halt = _halt_of(manifest)
+        journal = _reopen(folder, manifest, state)
+        session = _Session(folder, manifest, loaded, journal, state, watch, started)
+        try:
+            frames = ledgers.derive(_ledger_run(folder, manifest), journal, _ending(halt))
+            journal.write(settlements(words, _unknown(frames), _now_ms()))
+        except BaseException:
+            journal.close()
+            raise
+        return session.settle(halt)
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a run would do: its input, its plan, and for each reason why rows would not be sent, some of them."""
+
+    intake: Intake
+    plan: plan.Plan
+    settled: list[dict[str, object]]
+
+
+def preview(loaded: job.LoadedJob, choices: Choices, out: Path | None, watch: Watch) -> Preview:
+    """
+    Read, validate and plan as `start` would, and send nothing; makes no run folder and takes no lock.
+
+    Args:
+        loaded: The job.
+        choices: As for `start`.
+        out: Where to write the failure and duplicate ledgers of what would not be sent; None for nowhere.
+        watch: Who is told.
+    """
+    paths = job.input_files(loaded)
+    target = loaded.job.issues()
+    with tempfile.TemporaryDirectory(prefix="bulkissue-") as name:
+        folder = Path(name)
+        intake = _take_in(paths, loaded, folder, choices.expect_rows, watch)
+        issued = history.issued_without_lock(loaded.state_dir, target)
+        drawn = plan.draw(
+            folder / "input.parquet", intake, loaded.job, issued, limit=choices.limit, out=folder / "plan.parquet"
+        )
+        settled = plan.examples(folder / "plan.parquet", folder / "input.parquet")
+        if out is not None:
+            _write_unsent(folder, intake, target.text(), out)
+        return Preview(intake, drawn, settled.to_dicts())
+
+
+def question(settings: job.Job, rows: int, requests: int) -> str:
+    """What a person is asked before the first send."""
+    most = min(settings.api.limits.batch_size, 100)
+    return (
+        f"Issue {settings.issues().describe()} to {rows} customers, in {requests} requests "
+        f"to {settings.api.base_url}? One lost answer can leave {most if requests < rows else 1} rows unknown."
+    )
+
+
+def recover(state: history.TargetState, *, without: str = "") -> None:
+    """
+    Read registered runs that crashed from their journals into history.
+
+    Args:
+        state: The target's state, locked: nobody of this target is sending.
+        without: A run that looks after itself.
+
+    Raises:
+        StateRefused: A run may have sent something and its journal is gone, or cannot be trusted.
+    """
+    for run in state.runs():
+        if run.run_id == without or run.state != "open":
+            continue
+        folder = Path(run.run_dir)
+        if not (folder / "journal.db").exists():
+            if run.journal:
+                raise StateRefused(
+                    f"run {run.run_id} of this target crashed, and its journal is not in {folder}: it may have issued",
+                    hint=f"put the run folder back, or say what became of it: bulkissue resolve {run.run_id} --lost …",
+                )
+            continue
+        manifest = runfolder.read_manifest(folder)
+        journal = Journal.look(folder / "journal.db", run_id=run.run_id, plan_sha256=manifest.digests["plan.parquet"])
+        try:
+            with tempfile.TemporaryDirectory(prefix=".recover-", dir=folder) as scratch:
+                parts = ledgers.history_parts(
+                    _ledger_run(folder, manifest), journal, ledgers.Ending(completed=False), Path(scratch)
+                )
+                state.write_history(run.run_id, parts)
+        finally:
+            journal.leave()
+        state.register(msgspec.structs.replace(run, state="recovered"))
+        logs.get().warning("run.recovered", run=run.run_id)
+
+
+@dataclass(frozen=True, slots=True)
+class _Session:
+    """One session of a run, with its target's lock held and its journal open for writing."""
+
+    folder: Path
+    manifest: Manifest
+    loaded: job.LoadedJob
+    journal: Journal
+    state: history.TargetState
+    watch: Watch
+    started: float
+
+    def send(self, drawn: plan.Plan, credentials: job.Credentials, marks: bytearray | None = None) -> Result:
+        """Send what the plan says and the marks leave, then settle."""
+        self._enter("open")
+        runfolder.write_manifest(self.folder, msgspec.structs.replace(self.manifest, state="running", stop=None))
+        settings = self.loaded.job
+        rows = drawn.to_send if marks is None else plan.left(self.folder / "plan.parquet", drawn, marks)[0]
+        logs.get().info("run.started", run=self.manifest.run_id, target=self.manifest.target, rows=rows)
+        try:
+            halt = asyncio.run(self._dispatch(settings, drawn, credentials, marks, rows)) if rows else None
+        except BaseException:
+            self.journal.leave()  # stays marked as open: what it lacks is not known here
+            raise
+        return self.settle(halt)
+
+    async def _dispatch(
+        self,
+        settings: job.Job,
+        drawn: plan.Plan,
+        credentials: job.Credentials,
+        marks: bytearray | None,
+        rows: int,
+    ) -> Halt | None:
+        limits, api = settings.api.limits, settings.api
+
+        def lane() -> Lane:
+            return Lane(
+                api.base_url,
+                connect_timeout=limits.connect_timeout_seconds,
+                read_timeout=limits.read_timeout_seconds,
+                trust_env=api.trust_env,
+            )
+
+        dispatch = Dispatch(
+            batches=plan.batches(self.folder / "plan.parquet", drawn, marks),
+            journal=self.journal,
+            lanes=[lane() for _ in range(min(limits.lanes, drawn.requests))],
+            make_auth=lambda pace: make_auth(api, credentials, lane(), pace.slot),
+            offer=offer_of(settings, self.manifest.run_id),
+            guards=Guards(settings.guards, limits.lanes),
+            limits=limits,
+            watch=lambda tally: self.watch.sending(tally, rows),
+        )
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with suppress(ValueError, RuntimeError):  # not the main thread: its owner takes the signals
+                loop.add_signal_handler(number, dispatch.interrupt)
+        return await dispatch.run()
+
+    def settle(self, halt: Halt | None) -> Result:
+        """Write ledgers, history and manifest from plan and journal, and close the journal."""
+        reached("sending.ended")
+        ending = _ending(halt)
+        self.journal.write(
+            [Event("run.stopped" if halt else "run.completed", _now_ms(), {"reason": ending.reason if halt else ""})]
+        )
+        books = ledgers.write(
+            _ledger_run(self.folder, self.manifest), self.journal, ending, self.loaded.job.output.formats, self.folder
+        )
+        reached("ledgers.written")
+        self.state.write_history(self.manifest.run_id, books.history)
+        reached("history.written")
+        for part in books.history:
+            part.unlink()
+        requests, attempts = self.journal.requests_and_attempts()
+        state: runfolder.State = "completed" if halt is None else _STATE_OF_EXIT.get(halt.exit_code, "stopped")
+        manifest = msgspec.structs.replace(
+            self.manifest,
+            state=state,
+            exit_code=int(_exit_code(books, halt)),
+            finished_at=_now_text(),
+            seconds=round(self.manifest.seconds + time.monotonic() - self.started, 3),
+            counts=books.counts(),
+            reasons=books.failure_reasons(),
+            requests=requests,
+            attempts=attempts,
+            ledgers=books.digests,
+            stop=Stop(halt.reason, halt.message, int(halt.exit_code)) if halt else None,
+        )
+        self.journal.close()
+        reached("journal.closed")
+        runfolder.write_manifest(self.folder, manifest)
+        reached("manifest.finished")
+        self._enter("settled")
+        reached("run.settled")
+        logs.get().info(
+            "run.finished", run=manifest.run_id, state=state, exit_code=manifest.exit_code, **manifest.counts
+        )
+        return Result(self.folder, manifest)
+
+    def _enter(self, state: str) -> None:
+        self.state.register(
+            history.Registered(
+                self.manifest.run_id,
+                str(self.folder),
+                self.manifest.target,
+                self.manifest.started_at,
+                journal=True,
+                state=state,
+            )
+        )
+
+
+def _unknown(frames: Iterator[pl.DataFrame]) -> pl.DataFrame:
+    chosen = [frame.filter(pl.col("_bi_outcome") == Outcome.UNKNOWN) for frame in frames]
+    return pl.concat(chosen) if chosen else pl.DataFrame(schema=["_bi_place", "_bi_source_file", "_bi_row"])
+
+
+def _halt_of(manifest: Manifest) -> Halt | None:
+    """Why the run is not at its end, as it was last written; None where it is."""
+    if manifest.stop is not None:
+        return Halt(ExitCode(manifest.stop.exit_code), manifest.stop.reason, manifest.stop.message)
+    if manifest.state == "completed":
+        return None
+    return Halt.by("guard.unfinished", exit_code=ExitCode.INTERRUPTED)
+
+
+def _ending(halt: Halt | None) -> ledgers.Ending:
+    return ledgers.Ending(completed=True) if halt is None else ledgers.Ending(False, halt.reason, halt.message)
+
+
+def _exit_code(books: ledgers.Books, halt: Halt | None) -> ExitCode:
+    if books.outcomes[Outcome.UNKNOWN]:
+        return ExitCode.UNKNOWN_ROWS
+    if halt is not None:
+        return halt.exit_code
+    if books.outcomes[Outcome.FAILED] or books.outcomes[Outcome.REJECTED]:
+        return ExitCode.FAILED_ROWS
+    return ExitCode.OK
+
+
+def _take_in(paths: list[Path], loaded: job.LoadedJob, folder: Path, expect_rows: int | None, watch: Watch) -> Intake:
+    intake = take_in(
+        paths,
+        base=loaded.base,
+        settings=loaded.job.input,
+        target=loaded.job.issues().text(),
+        out=folder / "input.parquet",
+    )
+    watch.taken(intake)
+    if expect_rows is not None and intake.rows != expect_rows:
+        raise InputRefused(
+            f"the input has {intake.rows} rows, --expect-rows says {expect_rows}: nothing was sent",
+            hint="is this the right file, and the whole of it?",
+        )
+    return intake
+
+
+def _manifest(run_id: str, loaded: job.LoadedJob, intake: Intake, choices: Choices, folder: Path) -> Manifest:
+    return Manifest(
+        run_id=run_id,
+        job=loaded.job.job.name,
+        action=loaded.job.job.action.value,
+        target=loaded.job.issues().text(),
+        base_url=loaded.job.api.base_url,
+        state_dir=str(loaded.state_dir),
+        started_at=_now_text(),
+        rows=intake.rows,
+        columns=intake.columns,
+        inputs=tuple(
+            InputDigest(
+                file.name,
+                str(file.path),
+                file.kind,
+                file.rows,
+                file.size,
+                file.sha256,
+                file.encoding,
+                file.delimiter,
+                file.form,
+                dict(file.columns),
+                file.notes,
+            )
+            for file in intake.files
+        ),
+        digests={name: sha256(folder / name) for name in _KEPT},
+        parent_run_id=choices.parent_run_id or next((run for file in intake.files for run in file.runs), None),
+        versions=runfolder.versions(),
+    )
+
+
+_KEPT = ("job.toml", "input.parquet", "plan.parquet")
+
+
+def _refuse_changed(folder: Path, manifest: Manifest) -> None:
+    for name in _KEPT:
+        path = folder / name
+        if not path.exists() or sha256(path) != manifest.digests[name]:
+            raise StateRefused(
+                f"{path} is missing or not as it was when the run was planned",
+                hint="restore the run folder from a copy",
+            )
+
+
+def _reopen(folder: Path, manifest: Manifest, state: history.TargetState) -> Journal:
+    path = folder / "journal.db"
+    entry = state.run(manifest.run_id)
+    if not path.exists() and (entry is None or not entry.journal):
+        # Ended between its plan and its journal: it has sent nothing.
+        return Journal.create(path, run_id=manifest.run_id, plan_sha256=manifest.digests["plan.parquet"])
+    return Journal.reopen(path, run_id=manifest.run_id, plan_sha256=manifest.digests["plan.parquet"])
+
+
+def _hold(folder: Path, journal: Journal, marks: bytearray, state: history.TargetState, run_id: str) -> int:
+    """Hold every unsent row against history; those another run issued meanwhile leave their batch."""
+    for item in journal.held():
+        marks[item.row] = SENT
+    held = plan.hold(folder / "plan.parquet", marks, state.issued(without=run_id))
+    entries = [Held(row, reason, message) for row, reason, message in held.iter_rows()]
+    journal.write(entries)
+    for entry in entries:
+        marks[entry.row] = SENT
+    return len(entries)
+
+
+def _ledger_run(folder: Path, manifest: Manifest) -> ledgers.Run:
+    return ledgers.Run(folder, manifest.run_id, manifest.target, manifest.columns, manifest.rows)
+
+
+def _write_unsent(folder: Path, intake: Intake, target: str, out: Path) -> None:
+    """The failure and duplicate ledgers of a dry run: the rows its plan settles."""
+    run_id = "dry-run"
+    journal = Journal.create(folder / "journal.db", run_id=run_id, plan_sha256="")
+    run = ledgers.Run(folder, run_id, target, intake.columns, intake.rows)
+    names = sorted({LEDGER_OF[outcome] for outcome in (Outcome.REJECTED, Outcome.DUPLICATE)})
+    try:
+        frames = ledgers.derive(run, journal, ledgers.Ending(completed=False))
+        out.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with ledgers.writing(run, out, names) as append:
+            for frame in frames:
+                append(frame.filter(frame["_bi_batch"].is_null()))
+    finally:
+        journal.close()
+
+
+def _now_text() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,144 @@
+"""
+Settling by hand: a person says of unknown rows, with evidence, whether they were issued.
+
+What a person says is appended to the journal with name, evidence and time, never edited; ledgers,
+counts and history follow. Only unknown rows can be settled: what an answer proved stays proved.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+
+from bulkissue.errors import InputRefused, UsageRefused
+from bulkissue.journal import Settlement
+from bulkissue.outcomes import REASONS, Outcome
+
+Finding = Literal["issued", "not-issued"]
+_OUTCOME_OF: dict[str, Outcome] = {"issued": Outcome.SUCCEEDED, "not-issued": Outcome.FAILED}
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """
+    What a person says of one row.
+
+    Attributes:
+        file: The row's source file as ledgers name it; empty where its number alone is enough.
+        row: Its 1-based number in that file.
+        finding: `issued` or `not-issued`.
+        by: Who says so.
+        evidence: Where it can be looked up.
+    """
+
+    file: str
+    row: int
+    finding: Finding
+    by: str
+    evidence: str
+
+
+def parse_row(text: str) -> tuple[str, int]:
+    """
+    `FILE:N` or `N` as file and number.
+
+    Raises:
+        UsageRefused: It is neither.
+    """
+    file, _, number = text.rpartition(":")
+    if not number.isascii() or not number.isdigit() or int(number) < 1:
+        raise UsageRefused(f"--row {text!r} names no row", hint="--row 17, or --row inbox/file.csv:17")
+    return file, int(number)
+
+
+def words_of(rows: Sequence[str], finding: str | None, by: str | None, evidence: str | None) -> list[Word]:
+    """
+    The same word about several rows.
+
+    Raises:
+        UsageRefused: A row is not `FILE:N` or `N`, or one of the three is missing.
+    """
+    if finding is None or not by or not evidence:
+        raise UsageRefused(
+            "a settlement needs --as, --by and --evidence", hint='--as issued --by "Asha" --evidence "ticket 4711"'
+        )
+    said: Finding = "issued" if finding == "issued" else "not-issued"
+    return [Word(*parse_row(row), said, by, evidence) for row in rows]
+
+
+def read_words(path: Path, *, by: str | None, evidence: str | None) -> list[Word]:
+    """
+    The words of a CSV file: a copy of `unknown.csv` with a column `as` will do.
+
+    Its columns: `as`; `row` (and `file`), or `_bi_row` (and `_bi_source_file`); `by` and `evidence`, unless
+    given for all rows. Lines with an empty `as` say nothing.
+
+    Raises:
+        InputRefused: The file cannot be read as that; the line is named.
+    """
+    try:
+        table = pl.read_csv(path, infer_schema=False, encoding="utf8-lossy")
+    except (OSError, pl.exceptions.PolarsError) as trouble:
+        raise InputRefused(f"{path} cannot be read as CSV ({type(trouble).__name__})") from trouble
+    words = []
+    for line, cells in enumerate(table.iter_rows(named=True), start=2):
+        finding = (cells.get("as") or "").strip().replace("_", "-").replace(" ", "-").lower()
+        if "as" not in cells or (finding and finding not in _OUTCOME_OF):
+            raise InputRefused(f"{path} line {line}: `as` must be issued or not-issued")
+        if not finding:
+            continue
+        number = (cells.get("row") or cells.get("_bi_row") or "").strip()
+        who, why = by or cells.get("by"), evidence or cells.get("evidence")
+        if not number.isdigit():
+            raise InputRefused(
+                f"{path} line {line}: it names no row", hint="give it a column row, or _bi_row as in unknown.csv"
+            )
+        if not who or not why:
+            raise InputRefused(
+                f"{path} line {line}: it lacks by or evidence", hint="give --by and --evidence, or the columns"
+            )
+        file = (cells.get("file") or cells.get("_bi_source_file") or "").strip()
+        words.append(Word(file, int(number), "issued" if finding == "issued" else "not-issued", who, why))
+    return words
+
+
+def settlements(words: Sequence[Word], unknown: pl.DataFrame, at: int) -> list[Settlement]:
+    """
+    The journal's entries for what was said.
+
+    Args:
+        words: What was said.
+        unknown: The run's unknown rows: `_bi_place`, `_bi_source_file`, `_bi_row`.
+        at: Now, in epoch milliseconds.
+
+    Raises:
+        UsageRefused: A word names no unknown row, or several.
+    """
+    places = {
+        (file, number): row
+        for row, file, number in unknown.select("_bi_place", "_bi_source_file", "_bi_row").iter_rows()
+    }
+    entries = []
+    for word in words:
+        name = f"{word.file}:{word.row}" if word.file else str(word.row)
+        found = [row for (file, number), row in places.items() if number == word.row and word.file in {"", file}]
+        if not found:
+            raise UsageRefused(f"row {name} is not among this run's unknown rows", hint="unknown.csv lists them")
+        if len(found) > 1:
+            raise UsageRefused(f"row {name} stands in several input files", hint="name the file too: FILE:N")
+        reason = f"resolve.{word.finding.replace('-', '_')}"
+        entries.append(
+            Settlement(
+                row=found[0],
+                outcome=_OUTCOME_OF[word.finding],
+                reason=reason,
+                message=REASONS[reason],
+                reference="",
+                settled_by=word.by,
+                evidence=word.evidence,
+                at=at,
+            )
+        )
+    return entries

@@ -1,0 +1,124 @@
+"""
+Status: where a run stands, read from its plan and journal, also while another process writes them.
+
+Reads only. It must never take the target's lock or touch the journal's WAL.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from bulkissue import history, runfolder
+from bulkissue.errors import StateRefused
+from bulkissue.job import load
+from bulkissue.journal import Attempt, Journal
+from bulkissue.outcomes import Outcome
+from bulkissue.plan import load as load_plan
+from bulkissue.runfolder import Manifest
+from bulkissue.target import parse
+
+_RATE_WINDOW_MS = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """
+    Where a run stands.
+
+    Attributes:
+        manifest: As `run.json` says.
+        state: The manifest's, or `interrupted` where it says `running` and no process is.
+        counts: Rows in all and by outcome, as far as they are known; the rest is `not_attempted`.
+        to_send: Rows the plan sends.
+        requests: Batches sent at least once.
+        planned_requests: Batches the plan has.
+        attempts: Sendings.
+        waits: How often the service asked to wait.
+        waited_seconds: For how long, in all.
+        rows_per_minute: Answered in the last minute of sending.
+        seconds_left: At that rate; None where it cannot be said.
+    """
+
+    manifest: Manifest
+    state: runfolder.State
+    counts: dict[str, int]
+    to_send: int
+    requests: int
+    planned_requests: int
+    attempts: int
+    waits: int
+    waited_seconds: float
+    rows_per_minute: float
+    seconds_left: float | None
+
+
+def read(folder: Path) -> Status:
+    """
+    Where the run stands.
+
+    Raises:
+        StateRefused: Its manifest or journal cannot be trusted.
+    """
+    manifest = runfolder.read_manifest(folder)
+    job = load(folder / "job.toml", flags={}, environ={}).job
+    drawn = load_plan(folder / "plan.parquet", job)
+    state = manifest.state
+    if state in {"running", "planned"} and not history.is_sending(
+        Path(manifest.state_dir), parse(manifest.target), manifest.run_id
+    ):
+        state = "interrupted"
+    answered: Counter[str] = Counter()
+    recent = waits = 0
+    waited = 0.0
+    requests = attempts = 0
+    try:
+        journal = Journal.look(folder / "journal.db", run_id=manifest.run_id)
+    except StateRefused:
+        if (folder / "journal.db").exists():
+            raise
+        journal = None  # between plan and journal: nothing was sent
+    if journal is not None:
+        try:
+            requests, attempts = journal.requests_and_attempts()
+            recent = _count(list(journal.attempts()), answered)
+            for event in journal.events():
+                if event.name == "service.throttled":
+                    waits += 1
+                    waited += float(str(event.detail["seconds"]))
+        finally:
+            journal.leave()
+    counts = manifest.counts
+    if not counts or manifest.state == "running":
+        counts = {"rows": manifest.rows, **{outcome.value: drawn.outcomes.get(outcome, 0) for outcome in Outcome}}
+        for outcome, rows in answered.items():
+            counts[outcome] += rows
+        counts[Outcome.NOT_ATTEMPTED] += drawn.to_send - answered.total()
+    left = drawn.to_send - answered.total()
+    return Status(
+        manifest=manifest,
+        state=state,
+        counts=counts,
+        to_send=drawn.to_send,
+        requests=requests,
+        planned_requests=drawn.requests,
+        attempts=attempts,
+        waits=waits,
+        waited_seconds=waited,
+        rows_per_minute=float(recent),
+        seconds_left=60.0 * left / recent if recent and state == "running" else None,
+    )
+
+
+def _count(attempts: list[Attempt], answered: Counter[str]) -> int:
+    """Count rows by outcome into `answered`; how many were answered in the last minute of sending."""
+    last = max((attempt.answered_at or 0 for attempt in attempts), default=0)
+    recent = 0
+    for attempt in attempts:
+        if attempt.results is None:
+            continue
+        size = len(attempt.rows)
+        outcome = attempt.results.outcome
+        answered.update([outcome] * size if isinstance(outcome, str) else outcome)
+        if (attempt.answered_at or 0) > last - _RATE_WINDOW_MS:
+            recent += size
+    return recent
