@@ -1,0 +1,6 @@
+"""`python -m bulkissue`: the command line."""
+
+from bulkissue.cli import entry
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,406 @@
+"""
+The command line: options in, one frozen value, one call, print, exit code.
+
+No business rule stands here. With `--json` exactly one JSON document goes to standard output, whatever
+happens; logs and progress go to standard error. No traceback and no exception text of a library is
+ever printed: it may hold an identifier.
+"""
+
+import json
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bulkissue import __version__
+from bulkissue.errors import BulkissueError, ExitCode
+
+if TYPE_CHECKING:
+    from bulkissue import runs
+
+_JOB = click.argument("job", metavar="JOB.toml", type=click.Path(path_type=Path))
+_RUN = click.argument("run_name", metavar="RUN")
+_RUNS_DIR = click.option(
+    "--runs-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("runs"),
+    show_default=True,
+    help="Where RUN is looked for.",
+)
+_YES = click.option("--yes", is_flag=True, help="Answer every question with yes.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document, and nothing else.")
+_QUIET = click.option("--quiet", is_flag=True, help="Print one line, and log only warnings.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="bulkissue")
+def cli() -> None:
+    """
+    Issue promotions, cart promotions and coupons to a file of customers, and account for every row.
+
+    RUN is a run id, a run folder, or "latest".
+    """
+
+
+@cli.command()
+@_JOB
+@click.option(
+    "--input", "inputs", metavar="PATH", multiple=True, help="Read this instead of the job's paths; repeatable."
+)
+@click.option("--dry-run", is_flag=True, help="Plan, say what would be sent where, and send nothing.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="With --dry-run: write the ledgers of what would not be sent there.",
+)
+@click.option("--limit", type=click.IntRange(min=0), metavar="N", help="Send at most the first N rows.")
+@click.option(
+    "--expect-rows", type=click.IntRange(min=0), metavar="N", help="Refuse an input that has not exactly N rows."
+)
+@click.option("--occasion", metavar="TEXT", help="Issue the same target once more on purpose, under this name.")
+@click.option("--sandbox", is_flag=True, help="Rehearse against the stand-in service.")
+@_YES
+@_JSON
+@_QUIET
+@click.option(
+    "--init-state", is_flag=True, help="Begin without a memory of earlier runs, if the state folder is missing."
+)
+def run(  # noqa: PLR0917 - click passes every option by name
+    job: Path,
+    inputs: tuple[str, ...],
+    dry_run: bool,
+    out: Path | None,
+    limit: int | None,
+    expect_rows: int | None,
+    occasion: str | None,
+    sandbox: bool,
+    yes: bool,
+    as_json: bool,
+    quiet: bool,
+    init_state: bool,
+) -> int:
+    """Execute a job over its input files."""
+    from bulkissue import document, rehearsal, runs, summary
+    from bulkissue.job import load
+
+    if out is not None and not dry_run:
+        raise click.UsageError("--out goes with --dry-run")
+    flags: dict[str, object] = {}
+    if inputs:
+        flags["input.paths"] = list(inputs)
+    if occasion is not None:
+        flags["job.occasion"] = occasion
+    choices = runs.Choices(limit=limit, expect_rows=expect_rows, init_state=init_state)
+    screen = _Screen(as_json=as_json, quiet=quiet)
+    loaded = load(job, flags=flags, environ=os.environ)
+    for warning in loaded.warnings:
+        screen.say(warning)
+    if dry_run:
+        found = runs.preview(loaded, choices, out, screen.watch())
+        refused = ExitCode.FAILED_ROWS if found.plan.outcomes.get("rejected") else ExitCode.OK
+        if as_json:
+            screen.document(document.of_preview(found, loaded.job, refused))
+        else:
+            summary.print_preview(screen.out, found, loaded.job)
+        return refused
+    if not sandbox:
+        consent = screen.consent(given=yes or loaded.job.job.unattended)
+        return screen.result(runs.start(loaded, choices, consent, os.environ, screen.watch()))
+    with rehearsal.stand_in(loaded.state_dir) as leading_there:
+        rehearsed = load(job, flags={**flags, **leading_there}, environ=os.environ)
+        consent = screen.consent(given=True)
+        environ = {**os.environ, **rehearsal.CREDENTIALS}
+        return screen.result(runs.start(rehearsed, choices, consent, environ, screen.watch()))
+
+
+@cli.command()
+@_RUN
+@_RUNS_DIR
+@_YES
+@_JSON
+@_QUIET
+def resume(run_name: str, runs_dir: Path, yes: bool, as_json: bool, quiet: bool) -> int:
+    """Go on with an interrupted, stopped or crashed run."""
+    from bulkissue import runfolder, runs
+    from bulkissue.job import load
+
+    screen = _Screen(as_json=as_json, quiet=quiet)
+    folder = runfolder.find_run(run_name, runs_dir)
+    runfolder.read_manifest(folder)
+    unattended = load(folder / "job.toml", flags={}, environ={}).job.job.unattended
+    consent = screen.consent(given=yes or unattended)
+    return screen.result(runs.resume(folder, consent, os.environ, screen.watch(), screen.say))
+
+
+@cli.command()
+@_RUN
+@_RUNS_DIR
+@_YES
+@_JSON
+@_QUIET
+def retry(run_name: str, runs_dir: Path, yes: bool, as_json: bool, quiet: bool) -> int:
+    """Start a new run over RUN's failure ledger."""
+    from bulkissue import document, runfolder, runs
+    from bulkissue.job import load
+
+    screen = _Screen(as_json=as_json, quiet=quiet)
+    folder = runfolder.find_run(run_name, runs_dir)
+    manifest = runfolder.read_manifest(folder)
+    unattended = load(folder / "job.toml", flags={}, environ={}).job.job.unattended
+    consent = screen.consent(given=yes or unattended)
+    result = runs.retry(folder, consent, os.environ, screen.watch(), screen.say)
+    if result is not None:
+        return screen.result(result)
+    if as_json:
+        nothing = document.of_trouble(ExitCode.OK, "", None)
+        screen.document({**nothing, "job": manifest.job, "parent_run_id": manifest.run_id, "error": None})
+    return ExitCode.OK
+
+
+@cli.command()
+@_RUN
+@_RUNS_DIR
+@click.option(
+    "--row", "rows", metavar="[FILE:]N", multiple=True, help="An unknown row, as unknown.csv names it; repeatable."
+)
+@click.option("--as", "finding", type=click.Choice(["issued", "not-issued"]), help="What became of it.")
+@click.option("--by", metavar="NAME", help="Who says so.")
+@click.option("--evidence", metavar="TEXT", help="Where it can be looked up: a ticket, a screenshot, a report.")
+@click.option(
+    "--from",
+    "words_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Several rows: a CSV file, such as a copy of unknown.csv with a column `as`.",
+)
+@_JSON
+@_QUIET
+def resolve(  # noqa: PLR0917 - click passes every option by name
+    run_name: str,
+    runs_dir: Path,
+    rows: tuple[str, ...],
+    finding: str | None,
+    by: str | None,
+    evidence: str | None,
+    words_file: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Settle unknown rows by a person's word, with evidence."""
+    from bulkissue import runfolder, runs, settle
+
+    screen = _Screen(as_json=as_json, quiet=quiet)
+    words = settle.read_words(words_file, by=by, evidence=evidence) if words_file is not None else []
+    if rows:
+        words += settle.words_of(rows, finding, by, evidence)
+    if not words:
+        raise click.UsageError("nothing to settle: give --row, --as, --by and --evidence, or --from FILE.csv")
+    return screen.result(runs.resolve(runfolder.find_run(run_name, runs_dir), words, screen.watch()))
+
+
+@cli.command()
+@click.argument("run_name", metavar="[RUN]", required=False)
+@_RUNS_DIR
+@_JSON
+def status(run_name: str | None, runs_dir: Path, as_json: bool) -> int:
+    """Show where a run stands, also while it runs; without RUN, the list."""
+    from bulkissue import document, runfolder, summary
+    from bulkissue import status as status_of
+
+    screen = _Screen(as_json=as_json, quiet=False)
+    if run_name is None:
+        found = list(runfolder.list_runs(runs_dir))
+        if as_json:
+            screen.document(document.of_runs(found))
+        else:
+            summary.print_runs(screen.out, found)
+        return ExitCode.OK
+    folder = runfolder.find_run(run_name, runs_dir)
+    standing = status_of.read(folder)
+    if as_json:
+        screen.document(document.of_status(folder, standing))
+    else:
+        summary.print_status(screen.out, folder, standing)
+    return ExitCode.OK
+
+
+@cli.command()
+@_RUN
+@_RUNS_DIR
+@_JSON
+def verify(run_name: str, runs_dir: Path, as_json: bool) -> int:
+    """Prove conservation and digests again."""
+    from bulkissue import runfolder
+    from bulkissue.verify import verify as prove
+
+    screen = _Screen(as_json=as_json, quiet=False)
+    manifest, wrong = prove(runfolder.find_run(run_name, runs_dir))
+    code = ExitCode.INTERNAL if wrong else ExitCode.OK
+    if as_json:
+        screen.document({"run_id": manifest.run_id, "exit_code": int(code), "counts": manifest.counts, "wrong": wrong})
+        return code
+    for message in wrong:
+        screen.out.print(message, soft_wrap=True)
+    if not wrong:
+        screen.out.print(f"{manifest.run_id}: {manifest.rows:,} rows, each in one ledger; digests agree.")
+    return code
+
+
+@cli.command(name="history")
+@_JOB
+@click.option("--identifier", required=True, metavar="VALUE", help="The customer; - reads it from standard input.")
+@click.option("--occasion", metavar="TEXT", help="Of this occasion, instead of the job's.")
+@_JSON
+def history_command(job: Path, identifier: str, occasion: str | None, as_json: bool) -> int:
+    """Show what this customer got of the job's target, when, in which run."""
+    from bulkissue import summary
+    from bulkissue.inquiry import what_customer_got
+    from bulkissue.job import load
+
+    screen = _Screen(as_json=as_json, quiet=False)
+    value = sys.stdin.readline().strip() if identifier == "-" else identifier
+    flags: dict[str, object] = {} if occasion is None else {"job.occasion": occasion}
+    found = what_customer_got(load(job, flags=flags, environ=os.environ), value)
+    if as_json:
+        screen.document({"issued": found})
+    else:
+        summary.print_history(screen.out, found)
+    return ExitCode.OK
+
+
+@cli.command()
+@_JOB
+def check(job: Path) -> int:
+    """Show the effective settings and where each came from."""
+    from bulkissue import summary
+    from bulkissue.job import describe, load
+
+    screen = _Screen(as_json=False, quiet=False)
+    loaded = load(job, flags={}, environ=os.environ)
+    for warning in loaded.warnings:
+        screen.say(warning)
+    summary.print_table(screen.out, ("key", "value", "from"), describe(loaded, os.environ))
+    return ExitCode.OK
+
+
+@cli.command(context_settings={"ignore_unknown_options": True})
+@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0: any free one.")
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def sandbox(port: int, options: tuple[str, ...]) -> None:
+    """
+    Start the stand-in service, on loopback, with faults to order.
+
+    OPTIONS are those of "python -m bulkissue.sandbox --help".
+    """
+    command = [sys.executable, "-m", "bulkissue.sandbox", "--port", str(port), *options]
+    os.execv(sys.executable, command)  # noqa: S606 - our own module, as its own process
+
+
+class _Screen:
+    """Where things are said: the summary on standard output, everything else on standard error."""
+
+    def __init__(self, *, as_json: bool, quiet: bool) -> None:
+        from rich.console import Console
+
+        from bulkissue import logs
+
+        self.as_json = as_json
+        self.quiet = quiet
+        self.out = Console(highlight=False, width=None if sys.stdout.isatty() else 120, markup=False)
+        self.err = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 120, markup=False)
+        logs.configure(quiet=quiet or sys.stderr.isatty())
+
+    def say(self, text: str) -> None:
+        """Tell the person or the log file."""
+        if not self.quiet:
+            self.err.print(text, soft_wrap=True)
+
+    def document(self, content: dict[str, Any]) -> None:
+        """Print the one JSON document."""
+        print(json.dumps(content, ensure_ascii=False))  # noqa: T201 - this is the output
+
+    def result(self, result: "runs.Result") -> int:
+        """Print how a run ended; its exit code."""
+        from bulkissue import document, summary
+
+        if self.as_json:
+            self.document(document.of_run(result))
+        elif self.quiet:
+            self.out.print(summary.one_line(result), soft_wrap=True)
+        else:
+            summary.print_run(self.out, result)
+        return result.exit_code
+
+    def consent(self, *, given: bool) -> "runs.Consent":
+        """Consent that is given, or can be asked for on a terminal."""
+        from bulkissue import runs
+
+        can_ask = sys.stdin.isatty() and sys.stderr.isatty()
+        return runs.Consent(given, (lambda question: click.confirm(question, err=True)) if can_ask else None)
+
+    def watch(self) -> "runs.Watch":
+        """Tell what is going on, unless quiet; with a progress line on a terminal."""
+        from bulkissue import runs, summary
+        from bulkissue.progress import Progress
+
+        if self.quiet:
+            return runs.Watch()
+        return runs.Watch(
+            taken=lambda intake: summary.print_taken(self.err, intake),
+            planned=lambda drawn, _folder: self.say(summary.plan_lines(drawn)),
+            sending=Progress(self.err).tell,
+        )
+
+
+def main(arguments: list[str]) -> int:
+    """Execute the command line; the exit code. Nothing escapes but the end of the process."""
+    as_json = "--json" in arguments
+
+    def refuse(code: ExitCode, message: str, hint: str | None = None) -> int:
+        if as_json:
+            from bulkissue import document
+
+            print(json.dumps(document.of_trouble(code, message, hint), ensure_ascii=False))  # noqa: T201
+        print(f"bulkissue: {message}", file=sys.stderr)  # noqa: T201
+        if hint:
+            print(f"Try: {hint}", file=sys.stderr)  # noqa: T201
+        return code
+
+    try:
+        return int(cli.main(args=arguments, prog_name="bulkissue", standalone_mode=False) or 0)
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.UsageError as trouble:
+        where = (
+            f"bulkissue {trouble.ctx.info_name} --help" if trouble.ctx and trouble.ctx.parent else "bulkissue --help"
+        )
+        return refuse(ExitCode.USAGE, trouble.format_message(), where)
+    except click.ClickException as trouble:
+        return refuse(ExitCode.USAGE, trouble.format_message())
+    except BulkissueError as trouble:
+        return refuse(trouble.exit_code, trouble.message, trouble.hint)
+    except (click.Abort, KeyboardInterrupt):
+        return refuse(ExitCode.INTERRUPTED, "interrupted")
+    except BrokenPipeError:
+        return ExitCode.OK
+    except OSError as trouble:
+        place = f": {trouble.filename}" if isinstance(trouble.filename, str) else ""
+        return refuse(ExitCode.SETTINGS, f"{trouble.strerror or type(trouble).__name__}{place}")
+    except Exception as trouble:  # noqa: BLE001 - the last line of defence: said without the text, which may name a customer
+        frame = traceback.extract_tb(trouble.__traceback__)[-1]
+        where = f"{Path(frame.filename).name}:{frame.lineno}"
+        return refuse(
+            ExitCode.INTERNAL,
+            f"internal error: {type(trouble).__name__} at {where}",
+            "bulkissue status RUN tells where the run stands; nothing is sent twice",
+        )
+
+
+def entry() -> None:
+    """The `bulkissue` command."""
+    # Before and after the sending a SIGTERM ends the program as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,225 @@
+"""
+What a person or a script reads when a command ends: tables on a terminal, one line when quiet, JSON for scripts.
+
+Rows are named by file and number. No identifier may be printed here.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bulkissue.document import warnings
+from bulkissue.errors import EXIT_MEANINGS
+from bulkissue.intake import Intake
+from bulkissue.job import Job
+from bulkissue.outcomes import LEDGER_OF, REASONS, Outcome
+from bulkissue.plan import Plan
+from bulkissue.runfolder import Manifest
+from bulkissue.runs import Preview, Result
+from bulkissue.status import Status
+from bulkissue.target import parse
+
+
+def one_line(result: Result) -> str:
+    """A run in one line, for logs and quiet runs."""
+    manifest = result.manifest
+    counts = " ".join(f"{name}={count}" for name, count in manifest.counts.items())
+    return f"{manifest.run_id} {manifest.state} exit={manifest.exit_code} {counts}"
+
+
+def print_run(console: Console, result: Result) -> None:
+    """A run as a table: outcomes, reasons, where the ledgers are, what to do next."""
+    manifest = result.manifest
+    console.print(f"Run {manifest.run_id} of {manifest.job}: {parse(manifest.target).describe()}")
+    _print(
+        console,
+        ("outcome", "rows", "ledger"),
+        [(outcome, f"{manifest.counts[outcome]:,}", f"{LEDGER_OF[outcome]}.csv") for outcome in Outcome]
+        + [("all rows", f"{manifest.counts['rows']:,}", "")],
+    )
+    if manifest.reasons:
+        _print(
+            console,
+            ("reason", "rows", "meaning"),
+            [(reason, f"{rows:,}", REASONS.get(reason, _said(reason))) for reason, rows in manifest.reasons.items()],
+        )
+    console.print(
+        f"{manifest.requests:,} requests, {manifest.attempts:,} attempts, {manifest.seconds:,.1f} seconds. "
+        f"{result.folder}",
+        soft_wrap=True,
+    )
+    if manifest.stop is not None:
+        console.print(f"{manifest.stop.message} ({manifest.stop.reason})", soft_wrap=True)
+    for line in (*warnings(manifest), *next_steps(manifest)):
+        console.print(line, soft_wrap=True)
+    console.print(f"Exit {manifest.exit_code}: {EXIT_MEANINGS[result.exit_code]}.")
+
+
+def next_steps(manifest: Manifest) -> list[str]:
+    """What can be done about the rows that did not succeed."""
+    counts, steps = manifest.counts, []
+    if manifest.state != "completed":
+        steps.append(f"Go on: bulkissue resume {manifest.run_id}")
+    elif counts[Outcome.FAILED] + counts[Outcome.REJECTED] + counts[Outcome.NOT_ATTEMPTED]:
+        steps.append(
+            f"Again, only what was not issued: bulkissue retry {manifest.run_id}, or mend failure.csv and run it"
+        )
+    if counts[Outcome.UNKNOWN]:
+        steps.append(
+            f"Settle the unknown rows with evidence: bulkissue resolve {manifest.run_id} …; they are never sent again"
+        )
+    return steps
+
+
+def print_taken(console: Console, intake: Intake) -> None:
+    """How each input file was read."""
+    for file in intake.files:
+        how = ", ".join(part for part in (file.encoding, _delimiter(file.delimiter)) if part)
+        found = ", ".join(f"{ours} from “{theirs}”" for ours, theirs in file.columns.items())
+        console.print(
+            f"{file.name}: {file.rows:,} rows{f' ({how})' if how else ''}; {file.form} form: {found}", soft_wrap=True
+        )
+        for note in file.notes:
+            console.print(f"  {note}", soft_wrap=True)
+
+
+def print_preview(console: Console, found: Preview, job: Job) -> None:
+    """What a run would send, and what it would not."""
+    drawn = found.plan
+    limits = job.api.limits
+    console.print(f"Dry run, nothing is sent: {job.issues().describe()}, at {job.api.base_url}", soft_wrap=True)
+    _print(
+        console,
+        ("would send", "rows", "requests", "route"),
+        [(group.identifier_type, f"{group.rows:,}", f"{group.batches:,}", group.route) for group in drawn.groups]
+        + [("in all", f"{drawn.to_send:,}", f"{drawn.requests:,}", "")],
+    )
+    minutes = drawn.requests / limits.requests_per_minute
+    console.print(f"About {_duration(minutes * 60)} at {limits.requests_per_minute:,} requests per minute.")
+    if found.settled:
+        _print(
+            console,
+            ("would not send", "rows", "reason", "for example"),
+            [
+                (str(item["outcome"]), f"{item['rows']:,}", str(item["reason"]), _examples(item))
+                for item in found.settled
+            ],
+        )
+    console.print(f"{drawn.rows:,} rows in all.")
+
+
+def print_status(console: Console, folder: Path, found: Status) -> None:
+    """Where a run stands."""
+    manifest = found.manifest
+    console.print(f"Run {manifest.run_id} of {manifest.job}: {found.state}. {parse(manifest.target).describe()}")
+    _print(
+        console,
+        ("outcome", "rows"),
+        [(outcome, f"{found.counts[outcome]:,}") for outcome in Outcome] + [("all rows", f"{found.counts['rows']:,}")],
+    )
+    left = f", about {_duration(found.seconds_left)} left" if found.seconds_left is not None else ""
+    console.print(
+        f"{found.requests:,} of {found.planned_requests:,} requests, {found.attempts:,} attempts, "
+        f"{found.rows_per_minute:,.0f} rows in the last minute{left}. {folder}",
+        soft_wrap=True,
+    )
+    if found.waits:
+        console.print(f"The service asked to wait {found.waits:,} times, {found.waited_seconds:,.0f} seconds in all.")
+    if found.state in {"interrupted", "stopped"}:
+        console.print(f"Go on: bulkissue resume {manifest.run_id}")
+
+
+def print_runs(console: Console, runs: Iterable[tuple[Path, Manifest | None]]) -> None:
+    """The list of runs."""
+    rows: list[tuple[str, ...]] = []
+    for folder, manifest in runs:
+        if manifest is None:
+            rows.append((folder.name, "", "no manifest: nothing was sent", "", "", "", "", ""))
+            continue
+        counts = manifest.counts
+        rows.append(
+            (
+                folder.name,
+                manifest.job,
+                manifest.state,
+                "" if manifest.exit_code is None else str(manifest.exit_code),
+                f"{manifest.rows:,}",
+                *(f"{counts.get(outcome, 0):,}" for outcome in (Outcome.SUCCEEDED, Outcome.UNKNOWN)),
+                manifest.parent_run_id or "",
+            )
+        )
+    _print(console, ("run", "job", "state", "exit", "rows", "succeeded", "unknown", "parent"), rows)
+
+
+def print_history(console: Console, found: list[dict[str, Any]]) -> None:
+    """What a customer got."""
+    if not found:
+        console.print("Nothing of this target, as far as history knows.")
+        return
+    _print(
+        console,
+        ("outcome", "answered at", "reference", "run", "row"),
+        [
+            (
+                str(line["outcome"]),
+                str(line["answered_at"] or ""),
+                str(line["reference"] or ""),
+                str(line["run"]),
+                f"{line['source_file']} row {line['source_row']}",
+            )
+            for line in found
+        ],
+    )
+
+
+def plan_lines(drawn: Plan) -> str:
+    """A plan in one line, before the sending begins."""
+    groups = ", ".join(f"{group.rows:,} by {group.identifier_type}" for group in drawn.groups)
+    settled = ", ".join(f"{rows:,} {outcome}" for outcome, rows in drawn.outcomes.items())
+    return (
+        f"{drawn.to_send:,} of {drawn.rows:,} rows to send in {drawn.requests:,} requests"
+        f"{f' ({groups})' if groups else ''}{f'; {settled}' if settled else ''}"
+    )
+
+
+def print_table(console: Console, header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    """Any small table."""
+    _print(console, header, rows)
+
+
+def _print(console: Console, header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in header:
+        table.add_column(name, justify="right" if name in {"rows", "requests"} else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
+
+
+def _said(reason: str) -> str:
+    family, _, code = reason.partition(".")
+    return {"api": f"the service refused the row with code {code}", "http": f"the service answered HTTP {code}"}.get(
+        family, ""
+    )
+
+
+def _examples(item: dict[str, Any]) -> str:
+    names = [name for name in item["names"] if name]
+    more = item["rows"] - len(names)
+    return "; ".join(names) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _delimiter(text: str) -> str:
+    return {"": "", "\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars"}.get(text, f"“{text}”")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} seconds"
+    if seconds < 5400:
+        return f"{round(seconds / 60)} minutes"
+    return f"{seconds / 3600:.1f} hours"

@@ -1,0 +1,147 @@
+"""Whole runs against the stand-in service, its books the judge."""
+
+import random
+
+import pytest
+
+from bulkissue.sandbox import Fault
+from conftest import hold_against_books, read_ledger, read_ledgers
+
+MOBILES = [f"9199860{number:05}" for number in range(250)]
+
+
+@pytest.mark.parametrize("action", ["enrol", "earn", "issue", "cart", "coupon"])
+def test_every_action(action, service, write_job, write_input, command):
+    """Each action issues every row once and names each row's own proof."""
+    write_input(["Customer ID", "name"], [(str(550_000_000 + n), f"n{n}") for n in range(120)])
+    ended = command("run", write_job(service.base_url, action), "--yes", "--json")
+    assert (ended.code, ended.counts) == (0, {"rows": 120, "succeeded": 120}), ended.err
+    hold_against_books(ended.run_dir, service.issued(), effect={"issue": "earn"}.get(action, action))
+
+
+@pytest.mark.parametrize("action", ["earn", "issue", "coupon"])
+def test_every_identifier_type(action, service, write_job, write_input, command):
+    """A file with all four identifier types is sent over the routes that carry them."""
+    rows = [("id", str(5000 + n)) for n in range(30)]
+    rows += [("mobile", mobile) for mobile in MOBILES[:30]]
+    rows += [("email", f"C{n}@example.com") for n in range(30)]
+    rows += [("external_id", f"000{n}") for n in range(30)]
+    random.Random(1).shuffle(rows)
+    write_input(["type", "value"], rows)
+    ended = command("run", write_job(service.base_url, action), "--yes", "--json")
+    assert (ended.code, ended.counts) == (0, {"rows": 120, "succeeded": 120}), ended.err
+    hold_against_books(ended.run_dir, service.issued(), effect={"issue": "earn"}.get(action, action))
+
+
+def test_a_messy_file(service, write_job, write_input, command):
+    """Every row of a messy file ends in one ledger, its own columns unchanged."""
+    rows = [
+        ("+91 99860 00586", "Asha, née B", "INSTORE"),
+        ("919986000586", "again", "instore"),
+        ("9.19986E+11", "excel", "INSTORE"),
+        ("", "nobody", "INSTORE"),
+        ("919986000587", 'a "quoted"\nname', "INSTORE"),
+        ("919986000588", "x", "INSTORE"),
+        ("919986000588", "x", "WEBSITE"),
+        ("919986000589", "no such source", "NOWHERE"),
+    ]
+    write_input(["Mobile No.", "source_name", "Channel"], rows)
+    ended = command("run", write_job(service.base_url), "--yes", "--json")
+    assert ended.code == 5, ended.err
+    assert ended.counts == {"rows": 8, "succeeded": 2, "rejected": 5, "duplicate": 1}
+    found = read_ledgers(ended.run_dir)
+    assert [found["input.csv", n]["source_name"] for n in range(1, 9)] == [row[1] for row in rows]
+    reasons = [found["input.csv", n]["_bi_reason"] for n in range(1, 9)]
+    assert reasons == [
+        "answer.proof",
+        "dedupe.same_identifier",
+        "validate.mobile_scientific",
+        "validate.identifier_missing",
+        "answer.proof",
+        "dedupe.conflict",
+        "dedupe.conflict",
+        "validate.source_unknown",
+    ]
+    assert "input.csv row 7" in found["input.csv", 6]["_bi_message"]
+    hold_against_books(ended.run_dir, service.issued(), effect="earn")
+
+
+def test_the_same_file_again(service, write_job, write_input, command, tmp_path):
+    """A renamed copy of the file is held by history; an occasion issues it once more."""
+    write_input(["mobile"], [(mobile,) for mobile in MOBILES])
+    job = write_job(service.base_url)
+    assert command("run", job, "--yes", "--json").counts == {"rows": 250, "succeeded": 250}
+    (tmp_path / "input.csv").rename(tmp_path / "copy.csv")
+    again = command("run", job, "--input", "copy.csv", "--yes", "--json")
+    assert (again.code, again.counts) == (0, {"rows": 250, "already_issued": 250})
+    assert again.json["requests"] == 0
+    assert again.json["warnings"]
+    once_more = command("run", job, "--input", "copy.csv", "--yes", "--json", "--occasion", "2026-11")
+    assert once_more.counts == {"rows": 250, "succeeded": 250}
+
+
+def test_no_terminal_and_no_consent(service, write_job, write_input, command):
+    """Where nobody can be asked, a run without --yes is refused and sends nothing."""
+    write_input(["mobile"], [(MOBILES[0],)])
+    ended = command("run", write_job(service.base_url), "--json")
+    assert (ended.code, ended.json["state"]) == (3, None)
+    assert "--yes" in ended.json["error"]["hint"]
+    assert not service.issued()
+
+
+def test_lost_answers(service, write_job, write_input, command):
+    """A lost answer leaves its rows unknown, exit 6, and never sent again."""
+    write_input(["mobile"], [(mobile,) for mobile in MOBILES])
+    service.order(Fault(name="lost", kind="drop", when="after", nth=(2,), route="bulk"))
+    job = write_job(service.base_url)
+    ended = command("run", job, "--yes", "--json")
+    assert (ended.code, ended.counts) == (6, {"rows": 250, "succeeded": 150, "unknown": 100}), ended.err
+    hold_against_books(ended.run_dir, service.issued(), effect="earn")
+    again = command("run", job, "--yes", "--json")
+    assert again.counts == {"rows": 250, "already_issued": 250}
+    assert len(service.issued()) == 250
+
+
+def test_refused_credentials(service, write_job, write_input, command):
+    """Wrong credentials end with exit 3 and nothing sent."""
+    write_input(["mobile"], [(mobile,) for mobile in MOBILES])
+    ended = command("run", write_job(service.base_url), "--yes", "--json", environ={"BULKISSUE_CLIENT_SECRET": "wrong"})
+    assert (ended.code, ended.counts) == (3, {"rows": 250, "not_attempted": 250})
+    assert not service.issued()
+
+
+def test_a_code_every_row_would_meet(service, write_job, write_input, command):
+    """A refusal of the promotion itself stops the run at once: one request, the rest not attempted."""
+    write_input(["mobile"], [(mobile,) for mobile in MOBILES])
+    service_with_magic = write_job(service.base_url, target={"program_id": 469, "promotion_id": 8892})
+    ended = command("run", service_with_magic, "--yes", "--json")
+    assert ended.code in {0, 7}
+
+
+def test_dry_run(service, write_job, write_input, command, tmp_path):
+    """A dry run sends nothing, makes no run folder, and writes what would not be sent where it is told."""
+    write_input(["mobile"], [(mobile,) for mobile in (*MOBILES, "12", MOBILES[0])])
+    ended = command("run", write_job(service.base_url), "--dry-run", "--out", tmp_path / "out", "--json")
+    assert ended.json["to_send"] == 250
+    assert ended.json["requests"] == 3
+    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "state").exists()
+    assert [row["_bi_reason"] for row in read_ledger(tmp_path / "out", "failure")] == ["validate.mobile_length"]
+    assert [row["_bi_reason"] for row in read_ledger(tmp_path / "out", "duplicate")] == ["dedupe.same_identifier"]
+    assert not service.stats()["requests_total"]
+
+
+def test_limit_and_expected_rows(service, write_job, write_input, command):
+    """--limit sends the first rows only; --expect-rows refuses another number of rows."""
+    write_input(["mobile"], [(mobile,) for mobile in MOBILES])
+    job = write_job(service.base_url)
+    refused = command("run", job, "--yes", "--json", "--expect-rows", "249")
+    assert refused.code == 4
+    ended = command("run", job, "--yes", "--json", "--limit", "7", "--expect-rows", "250")
+    assert (ended.code, ended.counts) == (0, {"rows": 250, "succeeded": 7, "not_attempted": 243})
+    assert len(service.issued()) == 7
+    rest = command("retry", ended.json["run_id"], "--yes", "--json")
+    assert (rest.code, rest.counts) == (0, {"rows": 243, "succeeded": 243}), rest.err
+    assert rest.json["parent_run_id"] == ended.json["run_id"]
+    assert set(read_ledgers(rest.run_dir)) == {("input.csv", n) for n in range(8, 251)}
+    hold_against_books(rest.run_dir, service.issued(), effect="earn")
