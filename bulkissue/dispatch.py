@@ -208,6 +208,8 @@ class Dispatch:
             await self._pace.slot()
             headers, token = await self._auth.headers()
         except TokenUnavailable as trouble:
+            # Without a token nothing can be sent for anybody: an outage, and nothing against this batch.
+            self._guards.unreachable()
             return self._unreached(Verdict(void=True, reason=trouble.reason, again=True), lane), True
         except CredentialsRefused as trouble:
             self._stop(Halt.by("guard.credentials", trouble.message, exit_code=ExitCode.SETTINGS))

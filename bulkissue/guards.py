@@ -81,6 +81,10 @@ class Guards:
         """Something came back, or a request went out: there is no outage."""
         self._not_sent = 0
 
+    def unreachable(self) -> None:
+        """Nothing can reach the service, whichever lane tries."""
+        self._not_sent = max(self._not_sent, self._outage_after)
+
     def not_sent(self) -> None:
         """An attempt did not reach the service."""
         self._not_sent += 1

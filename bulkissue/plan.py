@@ -364,6 +364,12 @@ def load(path: Path, job: Job) -> Plan:
     return summarise(pl.read_parquet(path, columns=["identifier_type", "outcome", "reason", "batch"]), job)
 
 
+def largest(plan: Plan, job: Job) -> int:
+    """Rows in the plan's largest batch: what one lost answer can make unknown."""
+    size = job.api.limits.batch_size
+    return max((min(size, ROUTES[group.route].MAX_ROWS, group.rows) for group in plan.groups), default=0)
+
+
 def left(path: Path, plan: Plan, settled: bytearray) -> tuple[int, int]:
     """How many rows, in how many batches, `batches` would yield."""
     rows = requests = 0

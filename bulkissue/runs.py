@@ -8,9 +8,10 @@ read until it is written; none may send anything outside of it.
 import asyncio
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -156,7 +157,7 @@ def start(
             reached("plan.drawn")
             watch.planned(drawn, folder)
             if drawn.to_send:
-                consent.obtain(question(loaded.job, drawn.to_send, drawn.requests))
+                consent.obtain(question(loaded.job, drawn.to_send, drawn.requests, plan.largest(drawn, loaded.job)))
         except BaseException:
             runfolder.remove_unsent(folder)  # not yet registered, so nothing can have been sent
             raise
@@ -222,7 +223,7 @@ def resume(
                 f"and stay as they are; {held} were issued, or may have been, by another run meanwhile"
             )
             consent.require_possible()
-            consent.obtain(question(loaded.job, rows, requests))
+            consent.obtain(question(loaded.job, rows, requests, plan.largest(drawn, loaded.job)))
             credentials = job.credentials(loaded.job, environ)
         except BaseException:
             journal.close()
@@ -324,12 +325,29 @@ def preview(loaded: job.LoadedJob, choices: Choices, out: Path | None, watch: Wa
         return Preview(intake, drawn, settled.to_dicts())
 
 
-def question(settings: job.Job, rows: int, requests: int) -> str:
-    """What a person is asked before the first send."""
-    most = min(settings.api.limits.batch_size, 100)
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """
+    Let no SIGINT or SIGTERM end the process until the block ends.
+
+    Books that are being written are worth a moment's patience; SIGKILL does no harm either.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def question(settings: job.Job, rows: int, requests: int, most: int) -> str:
+    """What a person is asked before the first send; `most` rows stand in the largest batch."""
     return (
         f"Issue {settings.issues().describe()} to {rows} customers, in {requests} requests "
-        f"to {settings.api.base_url}? One lost answer can leave {most if requests < rows else 1} rows unknown."
+        f"to {settings.api.base_url}? One lost answer can make {most} of them unknown."
     )
 
 
@@ -390,10 +408,10 @@ class _Session:
         logs.get().info("run.started", run=self.manifest.run_id, target=self.manifest.target, rows=rows)
         try:
             halt = asyncio.run(self._dispatch(settings, drawn, credentials, marks, rows)) if rows else None
+            return self.settle(halt)
         except BaseException:
             self.journal.leave()  # stays marked as open: what it lacks is not known here
             raise
-        return self.settle(halt)
 
     async def _dispatch(
         self,
@@ -430,7 +448,11 @@ class _Session:
         return await dispatch.run()
 
     def settle(self, halt: Halt | None) -> Result:
-        """Write ledgers, history and manifest from plan and journal, and close the journal."""
+        """Write ledgers, history and manifest from plan and journal, and close the journal; no signal disturbs it."""
+        with _undisturbed():
+            return self._settle(halt)
+
+    def _settle(self, halt: Halt | None) -> Result:
         reached("sending.ended")
         ending = _ending(halt)
         self.journal.write(

@@ -202,7 +202,7 @@ def _print(console: Console, header: tuple[str, ...], rows: Iterable[tuple[str, 
 
 def _said(reason: str) -> str:
     family, _, code = reason.partition(".")
-    return {"api": f"the service refused the row with code {code}", "http": f"the service answered HTTP {code}"}.get(
+    return {"api": f"the service answered with code {code}", "http": f"the service answered HTTP {code}"}.get(
         family, ""
     )
 
