@@ -5,8 +5,9 @@ Everything that counts rows imports its words from here. It must never gain an o
 changelog entry: ledgers and users' scripts name them.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 
 class Outcome(StrEnum):
@@ -122,6 +123,8 @@ REASONS: dict[str, str] = {
     "validate.mobile_leading_zero": "the mobile begins with 0; write it with its country code",
     "validate.mobile_length": "the mobile has fewer than 9 or more than 15 digits",
     "validate.mobile_scientific": "a spreadsheet turned this mobile into a rounded number",
+    "validate.mobile_several": "the cell holds more digits behind a whole number; write one number in a cell",
+    "validate.misquoted_line": "the line's quotes are not closed where its fields end",
     "validate.ragged_line": "the line has more or fewer fields than the header",
     "validate.route": "this action cannot carry this identifier type",
     "validate.source_missing": "the row has no source and [identifiers] default_source is not set",
@@ -130,8 +133,7 @@ REASONS: dict[str, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class RowResult:
+class RowResult(msgspec.Struct, frozen=True, gc=False):
     """
     What one answer says of one row.
 

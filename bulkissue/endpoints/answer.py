@@ -25,16 +25,14 @@ class Offer:
     context_id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Complaint:
+class Complaint(msgspec.Struct, frozen=True, gc=False):
     """An error or a warning of the service: its code as text (empty if it gave none) and its words."""
 
     code: str
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
+class Statement(msgspec.Struct, frozen=True, gc=False):
     """
     What an answer states of one row.
 
@@ -116,6 +114,8 @@ def whole_errors(body: bytes) -> tuple[Complaint, ...]:
 
 def as_text(value: object) -> str:
     """A scalar of the service's as text: ids and codes come as numbers or texts. Empty, zero and null are no id."""
+    if type(value) is int:  # by far the most frequent, and millions of them
+        return str(value) if value else ""
     if isinstance(value, bool) or not isinstance(value, int | str):
         return ""
     text = str(value).strip()
@@ -129,6 +129,10 @@ def clipped(value: object) -> str:
 
 def differs(stated: object, ours: str) -> bool:
     """Whether the answer names something, and it is not ours. What either side leaves out does not differ."""
+    if stated is None or stated == ours:
+        return False
+    if type(stated) is int:
+        return bool(stated and ours) and str(stated) != ours
     text = as_text(stated)
     return bool(text and ours) and text.casefold() != ours.casefold()
 
