@@ -32,7 +32,7 @@ _RUNS_DIR = click.option(
     help="Where RUN is looked for.",
 )
 _YES = click.option("--yes", is_flag=True, help="Answer every question with yes.")
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document, and nothing else.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
 _QUIET = click.option("--quiet", is_flag=True, help="Print one line, and log only warnings.")
 
 
@@ -42,7 +42,10 @@ def cli() -> None:
     """
     Issue promotions, cart promotions and coupons to a file of customers, and account for every row.
 
-    RUN is a run id, a run folder, or "latest".
+    A new job: check it, try it with run --dry-run and run --sandbox, send a few rows with run --limit 5,
+    and the rest with retry. RUN is a run id, a run folder, or "latest".
+
+    README.md tells the rest: job file, ledgers, reasons, exit codes.
     """
 
 
@@ -67,7 +70,7 @@ def cli() -> None:
 @_JSON
 @_QUIET
 @click.option(
-    "--init-state", is_flag=True, help="Begin without a memory of earlier runs, if the state folder is missing."
+    "--init-state", is_flag=True, help="Begin without the memory of earlier runs, if the state folder is gone."
 )
 def run(  # noqa: PLR0917 - click passes every option by name
     job: Path,
@@ -83,9 +86,13 @@ def run(  # noqa: PLR0917 - click passes every option by name
     quiet: bool,
     init_state: bool,
 ) -> int:
-    """Execute a job over its input files."""
+    """
+    Execute a job over its input files.
+
+    Asks before it sends. Where nobody can be asked it needs --yes, or unattended = true in the job file.
+    """
     from bulkissue import document, rehearsal, runs, summary
-    from bulkissue.job import load
+    from bulkissue.jobfile import load
 
     if out is not None and not dry_run:
         raise click.UsageError("--out goes with --dry-run")
@@ -124,9 +131,13 @@ def run(  # noqa: PLR0917 - click passes every option by name
 @_JSON
 @_QUIET
 def resume(run_name: str, runs_dir: Path, yes: bool, as_json: bool, quiet: bool) -> int:
-    """Go on with an interrupted, stopped or crashed run."""
+    """
+    Go on with an interrupted, stopped or crashed run.
+
+    Sends what was never sent, or is proven to have had no effect, and nothing else.
+    """
     from bulkissue import runfolder, runs
-    from bulkissue.job import load
+    from bulkissue.jobfile import load
 
     screen = _Screen(as_json=as_json, quiet=quiet)
     folder = runfolder.find_run(run_name, runs_dir)
@@ -143,9 +154,13 @@ def resume(run_name: str, runs_dir: Path, yes: bool, as_json: bool, quiet: bool)
 @_JSON
 @_QUIET
 def retry(run_name: str, runs_dir: Path, yes: bool, as_json: bool, quiet: bool) -> int:
-    """Start a new run over RUN's failure ledger."""
+    """
+    Start a new run over RUN's failure ledger.
+
+    That is: over the rows of a finished run that failed, were rejected or were not attempted.
+    """
     from bulkissue import document, runfolder, runs
-    from bulkissue.job import load
+    from bulkissue.jobfile import load
 
     screen = _Screen(as_json=as_json, quiet=quiet)
     folder = runfolder.find_run(run_name, runs_dir)
@@ -174,7 +189,7 @@ def retry(run_name: str, runs_dir: Path, yes: bool, as_json: bool, quiet: bool) 
     "--from",
     "words_file",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Several rows: a CSV file, such as a copy of unknown.csv with a column `as`.",
+    help="Several rows: a CSV file, such as a copy of unknown.csv with a column named as.",
 )
 @_JSON
 @_QUIET
@@ -189,7 +204,11 @@ def resolve(  # noqa: PLR0917 - click passes every option by name
     as_json: bool,
     quiet: bool,
 ) -> int:
-    """Settle unknown rows by a person's word, with evidence."""
+    """
+    Settle unknown rows by a person's word, with evidence.
+
+    Name the rows with --row and say the rest with --as, --by and --evidence; or name a file with --from.
+    """
     from bulkissue import runfolder, runs, settle
 
     screen = _Screen(as_json=as_json, quiet=quiet)
@@ -206,7 +225,7 @@ def resolve(  # noqa: PLR0917 - click passes every option by name
 @_RUNS_DIR
 @_JSON
 def status(run_name: str | None, runs_dir: Path, as_json: bool) -> int:
-    """Show where a run stands, also while it runs; without RUN, the list."""
+    """Show where a run stands, also while it runs. Without RUN, list the runs."""
     from bulkissue import document, runfolder, summary
     from bulkissue import status as status_of
 
@@ -232,7 +251,11 @@ def status(run_name: str | None, runs_dir: Path, as_json: bool) -> int:
 @_RUNS_DIR
 @_JSON
 def verify(run_name: str, runs_dir: Path, as_json: bool) -> int:
-    """Prove conservation and digests again."""
+    """
+    Prove a run's books again, from its plan and journal alone.
+
+    Every row stands in one ledger, every ledger is what plan and journal say, and no file was changed since.
+    """
     from bulkissue import runfolder
     from bulkissue.verify import verify as prove
 
@@ -255,10 +278,10 @@ def verify(run_name: str, runs_dir: Path, as_json: bool) -> int:
 @click.option("--occasion", metavar="TEXT", help="Of this occasion, instead of the job's.")
 @_JSON
 def history_command(job: Path, identifier: str, occasion: str | None, as_json: bool) -> int:
-    """Show what this customer got of the job's target, when, in which run."""
+    """Show what one customer got of a job's target, and when."""
     from bulkissue import summary
     from bulkissue.inquiry import what_customer_got
-    from bulkissue.job import load
+    from bulkissue.jobfile import load
 
     screen = _Screen(as_json=as_json, quiet=False)
     value = sys.stdin.readline().strip() if identifier == "-" else identifier
@@ -274,9 +297,13 @@ def history_command(job: Path, identifier: str, occasion: str | None, as_json: b
 @cli.command()
 @_JOB
 def check(job: Path) -> int:
-    """Show the effective settings and where each came from."""
+    """
+    Show a job file's effective settings and where each is from.
+
+    Refuses what a run would refuse in it. Secrets are named, never shown.
+    """
     from bulkissue import summary
-    from bulkissue.job import describe, load
+    from bulkissue.jobfile import describe, load
 
     screen = _Screen(as_json=False, quiet=False)
     loaded = load(job, flags={}, environ=os.environ)
@@ -288,12 +315,12 @@ def check(job: Path) -> int:
 
 @cli.command(context_settings={"ignore_unknown_options": True})
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0: any free one.")
-@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[MORE]...")
 def sandbox(port: int, options: tuple[str, ...]) -> None:
     """
     Start the stand-in service, on loopback, with faults to order.
 
-    OPTIONS are those of "python -m bulkissue.sandbox --help".
+    MORE are options such as --faults FILE; "python -m bulkissue.sandbox --help" lists them.
     """
     command = [sys.executable, "-m", "bulkissue.sandbox", "--port", str(port), *options]
     os.execv(sys.executable, command)  # noqa: S606 - our own module, as its own process

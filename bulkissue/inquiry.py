@@ -9,7 +9,7 @@ import polars as pl
 from bulkissue import history
 from bulkissue.endpoints import ROUTES, routes_of
 from bulkissue.identifiers import identify
-from bulkissue.job import LoadedJob
+from bulkissue.jobfile import LoadedJob
 from bulkissue.outcomes import IDENTIFIER_TYPES
 
 

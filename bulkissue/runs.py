@@ -19,8 +19,9 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
-from bulkissue import history, job, ledgers, logs, plan, runfolder
+from bulkissue import history, jobfile, ledgers, logs, plan, runfolder
 from bulkissue.crashpoint import reached
+from bulkissue.credentials import Credentials, read_credentials
 from bulkissue.dispatch import Dispatch
 from bulkissue.endpoints import offer_of
 from bulkissue.errors import (
@@ -33,6 +34,7 @@ from bulkissue.errors import (
 from bulkissue.files import sha256, write_whole
 from bulkissue.guards import Guards, Halt, Tally
 from bulkissue.intake import Intake, take_in
+from bulkissue.job import Job
 from bulkissue.journal import SENT, Event, Held, Journal
 from bulkissue.outcomes import LEDGER_OF, Outcome
 from bulkissue.runfolder import InputDigest, Manifest, Stop
@@ -121,7 +123,7 @@ class Result:
 
 
 def start(
-    loaded: job.LoadedJob, choices: Choices, consent: Consent, environ: Mapping[str, str], watch: Watch
+    loaded: jobfile.LoadedJob, choices: Choices, consent: Consent, environ: Mapping[str, str], watch: Watch
 ) -> Result:
     """
     Execute a job over its input files.
@@ -132,8 +134,8 @@ def start(
     """
     started = time.monotonic()
     consent.require_possible()
-    paths = job.input_files(loaded)
-    credentials = job.credentials(loaded.job, environ)
+    paths = jobfile.input_files(loaded)
+    credentials = read_credentials(loaded.job, environ)
     target = loaded.job.issues()
     run_id = runfolder.new_run_id()
     history.open_state(loaded.state_dir, loaded.runs_dir, init=choices.init_state)
@@ -142,7 +144,7 @@ def start(
         folder = runfolder.make_run_folder(loaded.runs_dir, run_id)
         reached("folder.made")
         try:
-            write_whole(folder / "job.toml", job.effective_toml(loaded))
+            write_whole(folder / "job.toml", jobfile.effective_toml(loaded))
             intake = _take_in(paths, loaded, folder, choices.expect_rows, watch)
             reached("input.taken")
             recover(state)
@@ -192,12 +194,13 @@ def resume(
     """
     started = time.monotonic()
     manifest = runfolder.read_manifest(folder)
-    loaded = job.load(folder / "job.toml", flags={}, environ=environ)
+    loaded = jobfile.load(folder / "job.toml", flags={}, environ=environ)
     if loaded.job.api.base_url != manifest.base_url or loaded.job.issues().text() != manifest.target:
         raise SettingsRefused(
             f"run {manifest.run_id} sends to {manifest.base_url}, the environment says {loaded.job.api.base_url}",
             hint="unset BULKISSUE_BASE_URL and BULKISSUE_ENVIRONMENT; a run is resumed only where it began",
         )
+    _refuse_other_state(loaded, manifest)
     target = parse(manifest.target)
     history.open_state(loaded.state_dir, folder.parent, init=False)
     with history.locked(loaded.state_dir, target, manifest.run_id) as state:
@@ -224,7 +227,7 @@ def resume(
             )
             consent.require_possible()
             consent.obtain(question(loaded.job, rows, requests, plan.largest(drawn, loaded.job)))
-            credentials = job.credentials(loaded.job, environ)
+            credentials = read_credentials(loaded.job, environ)
         except BaseException:
             journal.close()
             raise
@@ -256,12 +259,13 @@ def retry(
     ):
         say(f"nothing to retry: the failure ledger of run {manifest.run_id} has no rows")
         return None
-    loaded = job.load(parent / "job.toml", flags={"input.paths": [str(ledger)]}, environ=environ)
+    loaded = jobfile.load(parent / "job.toml", flags={"input.paths": [str(ledger)]}, environ=environ)
     if loaded.job.issues().text() != manifest.target:
         raise SettingsRefused(
             f"run {manifest.run_id} issues {parse(manifest.target).describe()}, the environment says otherwise",
             hint="unset BULKISSUE_BASE_URL and BULKISSUE_ENVIRONMENT",
         )
+    _refuse_other_state(loaded, manifest)
     return start(loaded, Choices(parent_run_id=manifest.run_id), consent, environ, watch)
 
 
@@ -275,7 +279,7 @@ def resolve(folder: Path, words: Sequence[Word], watch: Watch) -> Result:
     """
     started = time.monotonic()
     manifest = runfolder.read_manifest(folder)
-    loaded = job.load(folder / "job.toml", environ={})
+    loaded = jobfile.load(folder / "job.toml", environ={})
     with history.locked(Path(manifest.state_dir), parse(manifest.target), manifest.run_id) as state:
         manifest = runfolder.read_manifest(folder)
         _refuse_changed(folder, manifest)
@@ -300,7 +304,7 @@ class Preview:
     settled: list[dict[str, object]]
 
 
-def preview(loaded: job.LoadedJob, choices: Choices, out: Path | None, watch: Watch) -> Preview:
+def preview(loaded: jobfile.LoadedJob, choices: Choices, out: Path | None, watch: Watch) -> Preview:
     """
     Read, validate and plan as `start` would, and send nothing; makes no run folder and takes no lock.
 
@@ -310,7 +314,7 @@ def preview(loaded: job.LoadedJob, choices: Choices, out: Path | None, watch: Wa
         out: Where to write the failure and duplicate ledgers of what would not be sent; None for nowhere.
         watch: Who is told.
     """
-    paths = job.input_files(loaded)
+    paths = jobfile.input_files(loaded)
     target = loaded.job.issues()
     with tempfile.TemporaryDirectory(prefix="bulkissue-") as name:
         folder = Path(name)
@@ -343,7 +347,7 @@ def _undisturbed() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def question(settings: job.Job, rows: int, requests: int, most: int) -> str:
+def question(settings: Job, rows: int, requests: int, most: int) -> str:
     """What a person is asked before the first send; `most` rows stand in the largest batch."""
     return (
         f"Issue {settings.issues().describe()} to {rows} customers, in {requests} requests "
@@ -393,13 +397,13 @@ class _Session:
 
     folder: Path
     manifest: Manifest
-    loaded: job.LoadedJob
+    loaded: jobfile.LoadedJob
     journal: Journal
     state: history.TargetState
     watch: Watch
     started: float
 
-    def send(self, drawn: plan.Plan, credentials: job.Credentials, marks: bytearray | None = None) -> Result:
+    def send(self, drawn: plan.Plan, credentials: Credentials, marks: bytearray | None = None) -> Result:
         """Send what the plan says and the marks leave, then settle."""
         self._enter("open")
         runfolder.write_manifest(self.folder, msgspec.structs.replace(self.manifest, state="running", stop=None))
@@ -415,9 +419,9 @@ class _Session:
 
     async def _dispatch(
         self,
-        settings: job.Job,
+        settings: Job,
         drawn: plan.Plan,
-        credentials: job.Credentials,
+        credentials: Credentials,
         marks: bytearray | None,
         rows: int,
     ) -> Halt | None:
@@ -533,7 +537,9 @@ def _exit_code(books: ledgers.Books, halt: Halt | None) -> ExitCode:
     return ExitCode.OK
 
 
-def _take_in(paths: list[Path], loaded: job.LoadedJob, folder: Path, expect_rows: int | None, watch: Watch) -> Intake:
+def _take_in(
+    paths: list[Path], loaded: jobfile.LoadedJob, folder: Path, expect_rows: int | None, watch: Watch
+) -> Intake:
     intake = take_in(
         paths,
         base=loaded.base,
@@ -550,7 +556,7 @@ def _take_in(paths: list[Path], loaded: job.LoadedJob, folder: Path, expect_rows
     return intake
 
 
-def _manifest(run_id: str, loaded: job.LoadedJob, intake: Intake, choices: Choices, folder: Path) -> Manifest:
+def _manifest(run_id: str, loaded: jobfile.LoadedJob, intake: Intake, choices: Choices, folder: Path) -> Manifest:
     return Manifest(
         run_id=run_id,
         job=loaded.job.job.name,
@@ -584,6 +590,16 @@ def _manifest(run_id: str, loaded: job.LoadedJob, intake: Intake, choices: Choic
 
 
 _KEPT = ("job.toml", "input.parquet", "plan.parquet")
+
+
+def _refuse_other_state(loaded: jobfile.LoadedJob, manifest: Manifest) -> None:
+    # Another state folder does not know what was issued. Links are followed: a folder may have moved and left one.
+    if loaded.state_dir != Path(manifest.state_dir).resolve():
+        raise SettingsRefused(
+            f"run {manifest.run_id} keeps its history in {manifest.state_dir}, "
+            f"the environment says {loaded.state_dir}, which does not know what was issued",
+            hint="unset BULKISSUE_STATE_DIR",
+        )
 
 
 def _refuse_changed(folder: Path, manifest: Manifest) -> None:

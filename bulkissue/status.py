@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bulkissue import history, runfolder
 from bulkissue.errors import StateRefused
-from bulkissue.job import load
+from bulkissue.jobfile import load
 from bulkissue.journal import Attempt, Journal
 from bulkissue.outcomes import Outcome
 from bulkissue.plan import load as load_plan
@@ -80,7 +80,7 @@ def read(folder: Path) -> Status:
     if journal is not None:
         try:
             requests, attempts = journal.requests_and_attempts()
-            recent = _count(list(journal.attempts()), answered)
+            recent = _count(list(journal.attempts()), answered, died=state == "interrupted")
             for event in journal.events():
                 if event.name == "service.throttled":
                     waits += 1
@@ -109,14 +109,16 @@ def read(folder: Path) -> Status:
     )
 
 
-def _count(attempts: list[Attempt], answered: Counter[str]) -> int:
+def _count(attempts: list[Attempt], answered: Counter[str], *, died: bool) -> int:
     """Count rows by outcome into `answered`; how many were answered in the last minute of sending."""
     last = max((attempt.answered_at or 0 for attempt in attempts), default=0)
     recent = 0
     for attempt in attempts:
-        if attempt.results is None:
-            continue
         size = len(attempt.rows)
+        if attempt.results is None:
+            if died and attempt.void is None:  # nobody is left to hear an answer
+                answered[Outcome.UNKNOWN] += size
+            continue
         outcome = attempt.results.outcome
         answered.update([outcome] * size if isinstance(outcome, str) else outcome)
         if (attempt.answered_at or 0) > last - _RATE_WINDOW_MS:

@@ -5,6 +5,7 @@ History, locks and the refusal of our own ledgers all rest on this comparison, s
 two ways of naming one promotion different.
 """
 
+import re
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
@@ -16,6 +17,11 @@ EFFECT_OF: dict[str, str] = {
     "cart": "cart",
     "coupon": "coupon",
 }
+
+_NAME = re.compile(
+    rf"(?P<environment>[^/]+)/(?P<effect>{'|'.join(sorted(set(EFFECT_OF.values())))})"
+    r"/(?P<kind>promotion|promo|series)=(?P<value>[^/]+)(/occasion=(?P<occasion>[^/]+))?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,26 +84,23 @@ def parse(text: str) -> Target:
     The target a `_bi_target` text was made from.
 
     Raises:
-        ValueError: The text is not such a text.
+        ValueError: No target has exactly this text.
     """
-    found: dict[str, str] = {}
-    head: set[tuple[str, str, str]] = set()
-    for name in text.split():
-        environment, effect, what, *occasion = name.split("/")
-        kind, _, value = what.partition("=")
-        found[kind] = unquote(value)
-        head.add((unquote(environment), effect, unquote(occasion[0].partition("=")[2]) if occasion else ""))
-    if len(head) != 1 or not found.keys() <= {"promotion", "promo", "series"}:
-        raise ValueError(f"not a target: {text}")
-    (environment, effect, occasion_text) = head.pop()
-    return Target(
-        environment,
-        effect,
-        found.get("promotion", ""),
-        found.get("promo", ""),
-        found.get("series", ""),
-        occasion_text,
+    names = [match for match in map(_NAME.fullmatch, text.split(" ")) if match]
+    if not names:
+        raise ValueError(f"not a target: {text!r}")
+    values = {name["kind"]: unquote(name["value"]) for name in names}
+    target = Target(
+        environment=unquote(names[0]["environment"]),
+        effect=names[0]["effect"],
+        promotion_id=values.get("promotion", ""),
+        promo_identifier=values.get("promo", ""),
+        series_id=values.get("series", ""),
+        occasion=unquote(names[0]["occasion"] or ""),
     )
+    if target.text() != text:
+        raise ValueError(f"not a target: {text!r}")
+    return target
 
 
 def _encode(text: str) -> str:

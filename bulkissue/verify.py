@@ -10,7 +10,7 @@ from pathlib import Path
 from bulkissue import ledgers, runfolder
 from bulkissue.errors import BulkissueError, StateRefused
 from bulkissue.files import sha256
-from bulkissue.job import load
+from bulkissue.jobfile import load
 from bulkissue.journal import Journal
 from bulkissue.runfolder import Manifest
 

@@ -3,9 +3,9 @@
 import random
 
 import pytest
+from conftest import hold_against_books, read_ledger, read_ledgers
 
 from bulkissue.sandbox import Fault
-from conftest import hold_against_books, read_ledger, read_ledgers
 
 MOBILES = [f"9199860{number:05}" for number in range(250)]
 
@@ -145,3 +145,17 @@ def test_limit_and_expected_rows(service, write_job, write_input, command):
     assert rest.json["parent_run_id"] == ended.json["run_id"]
     assert set(read_ledgers(rest.run_dir)) == {("input.csv", n) for n in range(8, 251)}
     hold_against_books(rest.run_dir, service.issued(), effect="earn")
+
+
+@pytest.mark.parametrize("again", ["resume", "retry"])
+def test_another_state_folder(again, service, write_job, write_input, command):
+    """A run goes on, and is retried, only with the state folder it began with."""
+    write_input(["mobile"], [(MOBILES[0],), ("not a number",)])
+    ended = command("run", write_job(service.base_url), "--yes", "--json")
+    assert ended.counts == {"rows": 2, "succeeded": 1, "rejected": 1}, ended.err
+    folder = ended.run_dir.parent.parent
+    refused = command(again, ended.run_dir, "--yes", "--json", environ={"BULKISSUE_STATE_DIR": str(folder / "other")})
+    assert (refused.code, refused.json["error"]["hint"]) == (3, "unset BULKISSUE_STATE_DIR")
+    (folder / "state").rename(folder / "moved")
+    (folder / "state").symlink_to(folder / "moved")
+    assert command(again, ended.run_dir, "--yes", "--json").code == 5

@@ -108,11 +108,26 @@ def test_same_means_sharing_a_value(one: Target, other: Target) -> None:
         "e/earn/promotion=1 f/earn/promo=A",
         "e/earn/promotion=1 e/enrol/promo=A",
         "e/earn/promotion=1/occasion=o e/earn/promo=A",
+        "e/issue/promotion=1",
+        "e/earn/promotion=1/o",
+        "e/earn/promotion=1/occasion=",
+        "e/earn/promotion=1/occasion=o/x",
+        "e/earn/promotion=1/x/occasion=o",
+        "e/earn/promotion=1 e/earn/promotion=2",
+        "e/earn/promotion=1 e/earn/promotion=1",
+        "e/earn/promotion=1 e/earn/promo=A e/earn/what=2",
+        "e/earn/promo=A e/earn/promotion=1",
+        "e/earn/promotion=",
+        "/earn/promotion=1",
+        " e/earn/promotion=1",
+        "e/earn/promotion=1\n",
+        "é/earn/promotion=1",
+        "../earn/promotion=1",
     ],
 )
 def test_no_target(text: str) -> None:
-    """Text that is no target's, or mixes two, is refused with ValueError."""
-    with pytest.raises(ValueError):
+    """Text that is no target's, or mixes two, is refused with ValueError, in words."""
+    with pytest.raises(ValueError, match="not a target"):
         parse(text)
 
 
@@ -123,3 +138,13 @@ def test_describe() -> None:
         "enrol promotion A in production, occasion 2"
     )
     assert Target("uat", "coupon", series_id="5").describe() == "coupon series 5 in uat"
+
+
+@given(st.text("earn/=promotionscu. %2", max_size=30) | st.text())
+def test_any_text(text: str) -> None:
+    """Any text is refused, or is the text of the target it gives."""
+    try:
+        target = parse(text)
+    except ValueError:
+        return
+    assert target.text() == text

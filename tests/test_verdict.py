@@ -1,6 +1,7 @@
 """The verdict table, row by row, over every endpoint."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ OFFERS = {
     "cart": Offer("cart", promotion_id="bb", context_id="run1"),
     "coupon": Offer("coupon", series_id="1"),
 }
-PROOFS = {
+PROOFS: dict[str, dict[str, Any]] = {
     "bulk": {"response": [{"result": {"entityId": 7, "earnedId": "2"}, "errors": [], "warnings": []}]},
     "single": {"warnings": [], "errors": [], "sideEffects": [{"programId": 1, "promotionId": 2, "earnedId": 11}]},
     "cart": {"data": {"7": {"id": "aa", "customerId": 7, "promotionId": "bb", "validTill": 2}}},
@@ -39,8 +40,8 @@ def reply(status: int, body: object, **more: object) -> Reply:
     return Reply(status, content, **more)  # type: ignore[arg-type]
 
 
-def error(route: str, code: object, message: str = "m") -> dict[str, object]:
-    errors = {"errors": [{"status": False, "code": code, "message": message}], "warnings": []}
+def error(route: str, code: object, message: str = "m") -> dict[str, Any]:
+    errors: dict[str, Any] = {"errors": [{"status": False, "code": code, "message": message}], "warnings": []}
     return {"response": [errors], "totalCount": 1, "failureCount": 1} if route == "bulk" else errors
 
 

@@ -14,9 +14,10 @@ from typing import Protocol
 
 import msgspec
 
+from bulkissue.credentials import Credentials
 from bulkissue.errors import SettingsRefused
 from bulkissue.exchange import Reply, Request
-from bulkissue.job import ApiSection, Credentials
+from bulkissue.job import ApiSection
 from bulkissue.wire.client import Lane
 
 TOKEN_PATH = "/v3/oauth/token/generate"  # noqa: S105 - a path

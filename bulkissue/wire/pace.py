@@ -18,9 +18,9 @@ SPREAD = 60.3
 CATCH_UP = 0.1
 #: Seconds. The minute is the service's, and its clock is not ours.
 _PAST_THE_MINUTE = 0.5
-#: A slower pace is this share of what the service took in a minute, less than before, and at least a tenth:
+#: A slower pace is this share of what the service took in a minute, less than before, but never under a twentieth:
 #: others may share the limit, and then what it took of us says little.
-_UNDER, _LESS, _LEAST = 0.97, 0.95, 0.1
+_UNDER, _LESS, _LEAST = 0.97, 0.95, 0.05
 #: The pace is raised again after so many seconds without a refusal, twice as many after each further slow-down, …
 _QUIET, _LONGEST_QUIET = 120.0, 1920.0
 #: … by such a share, and by twice the share each time that goes well.
@@ -103,7 +103,10 @@ class Pace:
         """
         now = self._clock()
         seconds = 60 - self._wall() % 60 + _PAST_THE_MINUTE if wait is None else wait
-        if now > self._held_until:
+        if now <= self._held_until:
+            if wait is None:
+                return 0.0  # of the moment we are waiting out: not another minute
+        else:
             if self._accepted and self._accepted[-1] > self._held_until:
                 self._slow_down(now, None if wait is None else now + wait)
             self._holds_in_a_row += 1
