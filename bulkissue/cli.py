@@ -6,6 +6,7 @@ happens; logs and progress go to standard error. No traceback and no exception t
 ever printed: it may hold an identifier.
 """
 
+import dataclasses
 import json
 import os
 import signal
@@ -121,7 +122,8 @@ def run(  # noqa: PLR0917 - click passes every option by name
         rehearsed = load(job, flags={**flags, **leading_there}, environ=os.environ)
         consent = screen.consent(given=True)
         environ = {**os.environ, **rehearsal.CREDENTIALS}
-        return screen.result(runs.start(rehearsed, choices, consent, environ, screen.watch()))
+        rehearsal_choices = dataclasses.replace(choices, rehearsal=True)
+        return screen.result(runs.start(rehearsed, rehearsal_choices, consent, environ, screen.watch()))
 
 
 @cli.command()

@@ -66,6 +66,7 @@ class Guards:
         self._outage_after = 2 * lanes
         self._not_sent = 0
         self._throttled = 0
+        self._ran_out = 0
 
     @property
     def proving(self) -> bool:
@@ -111,17 +112,20 @@ class Guards:
     def ran_out(self, rows: int) -> Halt | None:
         """Attempts on so many rows ran out, each proven not applied."""
         self.tally.rows[Outcome.FAILED] += rows
+        self._ran_out += rows
         return self._judge()
 
     def _judge(self) -> Halt | None:
         rows, settings = self.tally.rows, self._settings
-        unknown, failed, answered = rows[Outcome.UNKNOWN], rows[Outcome.FAILED], self.tally.answered
+        unknown, failed, ended = rows[Outcome.UNKNOWN], rows[Outcome.FAILED], self.tally.answered
+        # What reached nobody says nothing about the job; an outage has a guard of its own.
+        answered = ended - self._ran_out
         if unknown > settings.max_unknown:
             return Halt.by("guard.max_unknown", f"{unknown} rows")
         if self.proving and answered >= settings.canary_rows:
             return Halt.by("guard.canary", f"{answered} rows")
         if failed > settings.max_failed:
             return Halt.by("guard.max_failed", f"{failed} rows")
-        if answered >= RATIO_AFTER_ROWS and failed > answered * settings.max_failed_ratio:
-            return Halt.by("guard.max_failed_ratio", f"{failed} of {answered} rows")
+        if ended >= RATIO_AFTER_ROWS and failed > ended * settings.max_failed_ratio:
+            return Halt.by("guard.max_failed_ratio", f"{failed} of {ended} rows")
         return None

@@ -49,6 +49,20 @@ class Stop(msgspec.Struct, frozen=True):
     exit_code: int
 
 
+class SameCustomer(msgspec.Struct, frozen=True):
+    """Two rows of one customer, as messages name them; the second one is of the run named, or of this one."""
+
+    rows: tuple[str, str]
+    run: str | None = None
+
+
+class SameCustomers(msgspec.Struct, frozen=True):
+    """How many rows turned out to be a customer who stands in another row too, and the first hundred of them."""
+
+    count: int = 0
+    named: tuple[SameCustomer, ...] = ()
+
+
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=False):
     """
     What `run.json` holds.
@@ -75,7 +89,9 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=False):
         inputs: The input files.
         digests: SHA-256 of `job.toml`, `input.parquet` and `plan.parquet`.
         ledgers: By file name, `rows` and `sha256`.
+        rehearsal: It went to a stand-in service that is gone.
         stop: Why it stopped, if it did.
+        same_customers: Double gifts that no comparison of identifiers can see; None where nobody looked.
         state_dir: Where history and locks are.
         versions: Of what it was made with.
     """
@@ -102,6 +118,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=False):
     attempts: int = 0
     ledgers: dict[str, dict[str, object]] = {}
     stop: Stop | None = None
+    rehearsal: bool = False
     versions: dict[str, str] = {}
     format: int = FORMAT
 

@@ -106,6 +106,7 @@ class Choices:
     limit: int | None = None
     expect_rows: int | None = None
     init_state: bool = False
+    rehearsal: bool = False
     parent_run_id: str | None = None
 
 
@@ -195,12 +196,12 @@ def resume(
     started = time.monotonic()
     manifest = runfolder.read_manifest(folder)
     loaded = jobfile.load(folder / "job.toml", flags={}, environ=environ)
-    if loaded.job.api.base_url != manifest.base_url or loaded.job.issues().text() != manifest.target:
+    _refuse_elsewhere(loaded, manifest)
+    if loaded.job.api.base_url != manifest.base_url:
         raise SettingsRefused(
             f"run {manifest.run_id} sends to {manifest.base_url}, the environment says {loaded.job.api.base_url}",
-            hint="unset BULKISSUE_BASE_URL and BULKISSUE_ENVIRONMENT; a run is resumed only where it began",
+            hint="unset BULKISSUE_BASE_URL; a run is resumed only where it began",
         )
-    _refuse_other_state(loaded, manifest)
     target = parse(manifest.target)
     history.open_state(loaded.state_dir, folder.parent, init=False)
     with history.locked(loaded.state_dir, target, manifest.run_id) as state:
@@ -260,12 +261,7 @@ def retry(
         say(f"nothing to retry: the failure ledger of run {manifest.run_id} has no rows")
         return None
     loaded = jobfile.load(parent / "job.toml", flags={"input.paths": [str(ledger)]}, environ=environ)
-    if loaded.job.issues().text() != manifest.target:
-        raise SettingsRefused(
-            f"run {manifest.run_id} issues {parse(manifest.target).describe()}, the environment says otherwise",
-            hint="unset BULKISSUE_BASE_URL and BULKISSUE_ENVIRONMENT",
-        )
-    _refuse_other_state(loaded, manifest)
+    _refuse_elsewhere(loaded, manifest)
     return start(loaded, Choices(parent_run_id=manifest.run_id), consent, environ, watch)
 
 
@@ -585,6 +581,7 @@ def _manifest(run_id: str, loaded: jobfile.LoadedJob, intake: Intake, choices: C
         ),
         digests={name: sha256(folder / name) for name in _KEPT},
         parent_run_id=choices.parent_run_id or next((run for file in intake.files for run in file.runs), None),
+        rehearsal=choices.rehearsal,
         versions=runfolder.versions(),
     )
 
@@ -592,12 +589,22 @@ def _manifest(run_id: str, loaded: jobfile.LoadedJob, intake: Intake, choices: C
 _KEPT = ("job.toml", "input.parquet", "plan.parquet")
 
 
-def _refuse_other_state(loaded: jobfile.LoadedJob, manifest: Manifest) -> None:
-    # Another state folder does not know what was issued. Links are followed: a folder may have moved and left one.
-    if loaded.state_dir != Path(manifest.state_dir).resolve():
+def _refuse_elsewhere(loaded: jobfile.LoadedJob, manifest: Manifest) -> None:
+    """Refuse to go on with a run towards another target, or with another memory, than it began with."""
+    if manifest.rehearsal:
+        raise UsageRefused(
+            f"run {manifest.run_id} was a rehearsal: its stand-in service is gone, and what it knew",
+            hint="run the job again with --sandbox; or without, for the real thing",
+        )
+    if loaded.job.issues().text() != manifest.target:
         raise SettingsRefused(
-            f"run {manifest.run_id} keeps its history in {manifest.state_dir}, "
-            f"the environment says {loaded.state_dir}, which does not know what was issued",
+            f"run {manifest.run_id} issues {parse(manifest.target).describe()}, the environment says otherwise",
+            hint="unset BULKISSUE_BASE_URL and BULKISSUE_ENVIRONMENT",
+        )
+    # Another state folder would forget what was issued.
+    if loaded.state_dir.resolve() != Path(manifest.state_dir).resolve():
+        raise SettingsRefused(
+            f"run {manifest.run_id} keeps its state in {manifest.state_dir}, the environment says {loaded.state_dir}",
             hint="unset BULKISSUE_STATE_DIR",
         )
 

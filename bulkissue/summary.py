@@ -62,11 +62,14 @@ def print_run(console: Console, result: Result) -> None:
 def next_steps(manifest: Manifest) -> list[str]:
     """What can be done about the rows that did not succeed."""
     counts, steps = manifest.counts, []
+    if manifest.rehearsal:
+        return ["This was a rehearsal against the stand-in service: nothing real was issued."]
     if manifest.state != "completed":
         steps.append(f"Go on: bulkissue resume {manifest.run_id}")
     elif counts[Outcome.FAILED] + counts[Outcome.REJECTED] + counts[Outcome.NOT_ATTEMPTED]:
         steps.append(
-            f"Again, only what was not issued: bulkissue retry {manifest.run_id}, or mend failure.csv and run it"
+            f"Again, only what was not issued: bulkissue retry {manifest.run_id}, "
+            "or mend a copy of failure.csv and give it to --input"
         )
     if counts[Outcome.UNKNOWN]:
         steps.append(
