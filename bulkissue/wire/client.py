@@ -171,14 +171,14 @@ class Lane:
                 prepared.body.on_asked = lambda: deadline.reschedule(now() + self._read_timeout)
                 response = await self._transport.handle_async_request(prepared.request)
                 content = await _whole(response)
-        except Exception as trouble:  # noqa: BLE001 - whatever it is, the request may have left
+        except BaseException as trouble:
+            # httpcore has closed the connection already; that it is never used again does not rest on it.
             await self._drop()
+            if not isinstance(trouble, Exception):
+                raise
             if reason := _NOT_SENT.get(type(trouble)):
                 return NotSent(reason)
             return MaybeSent(_MAYBE_SENT.get(type(trouble), "net.unexpected"))
-        except BaseException:
-            await self._drop()
-            raise
         if _left_over(self._transport, response):
             await self._drop()
         headers = response.headers

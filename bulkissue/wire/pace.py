@@ -7,7 +7,6 @@ Where the service still says "too many" (429), all lanes wait, and go on at what
 
 import asyncio
 import math
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Awaitable, Callable
 
@@ -80,8 +79,7 @@ class Pace:
         """The service took a request, whatever it answered."""
         now = self._clock()
         self._accepted.append(now)
-        while self._accepted[0] <= now - 60:
-            self._accepted.popleft()
+        self._forget_before(now - 60)
         self.waited_in_a_row = 0.0
         if now > self._held_until:
             self._holds_in_a_row = 0
@@ -108,7 +106,7 @@ class Pace:
                 return 0.0  # of the moment we are waiting out: not another minute
         else:
             if self._accepted and self._accepted[-1] > self._held_until:
-                self._slow_down(now, None if wait is None else now + wait)
+                self._slow_down(now)
             self._holds_in_a_row += 1
             if self._holds_in_a_row > 1:
                 seconds = max(seconds, min(2.0 ** (self._holds_in_a_row - 2), _LONGEST_REPEAT))
@@ -118,15 +116,9 @@ class Pace:
         self.waited_in_a_row += added
         return added
 
-    def _slow_down(self, now: float, free_at: float | None) -> None:
-        took = self._accepted_since(now - 60)
-        if free_at is not None:
-            # Where the service says when it takes more, its minute began sixty seconds before that (a second is
-            # for its rounding). If it counts whole minutes, what it took before is not of this one.
-            took_in_its_minute = self._accepted_since(free_at - 61)
-            if 2 * took_in_its_minute >= took:
-                took = min(took, took_in_its_minute)
-        self._rate = max(1.0, self._rate * _LEAST, min(self._rate * _LESS, took * _UNDER))
+    def _slow_down(self, now: float) -> None:
+        self._forget_before(now - 60)
+        self._rate = max(1.0, self._rate * _LEAST, min(self._rate * _LESS, len(self._accepted) * _UNDER))
         if self._raise_at < math.inf:
             self._quiet = min(2 * self._quiet, _LONGEST_QUIET)
         self._step = _STEP
@@ -139,5 +131,6 @@ class Pace:
         if self._rate == self._allowance:
             self._quiet, self._raise_at = _QUIET, math.inf
 
-    def _accepted_since(self, moment: float) -> int:
-        return len(self._accepted) - bisect_right(self._accepted, moment)
+    def _forget_before(self, moment: float) -> None:
+        while self._accepted and self._accepted[0] <= moment:
+            self._accepted.popleft()

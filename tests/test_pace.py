@@ -1,0 +1,372 @@
+"""The pace, against services that count, in simulated time."""
+
+import asyncio
+import math
+import selectors
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from itertools import pairwise
+from random import Random
+from typing import Any, Protocol
+
+import pytest
+
+from bulkissue.wire.pace import CATCH_UP, SPREAD, Pace
+
+
+class Leap(selectors.SelectSelector):
+    """Puts the clock forward instead of waiting."""
+
+    now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self.now += timeout or 0.0
+        return super().select(0)
+
+
+class SimulatedTime(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self.leap = Leap()
+        super().__init__(self.leap)
+
+    def time(self) -> float:
+        return self.leap.now
+
+
+def simulate(main: Callable[[SimulatedTime], Coroutine[Any, Any, Any]]) -> Any:
+    loop = SimulatedTime()
+    try:
+        return loop.run_until_complete(main(loop))
+    finally:
+        loop.close()
+
+
+def new_pace(loop: SimulatedTime, requests_per_minute: int, *, minute_began: float = 0.0) -> Pace:
+    return Pace(requests_per_minute, clock=loop.time, sleep=asyncio.sleep, wall=lambda: loop.time() + minute_began)
+
+
+class Service(Protocol):
+    def takes(self, now: float) -> float | None:
+        """None, or seconds until it takes another request."""
+
+
+@dataclass
+class SlidingMinute:
+    """Counts the last sixty seconds."""
+
+    limit: int
+    taken: deque[float] = field(default_factory=deque)
+
+    def takes(self, now: float) -> float | None:
+        while self.taken and self.taken[0] <= now - 60:
+            self.taken.popleft()
+        if len(self.taken) >= self.limit:
+            return self.taken[0] + 60 - now
+        self.taken.append(now)
+        return None
+
+
+@dataclass
+class WholeMinutes:
+    """Counts from each full minute."""
+
+    limit: int
+    minute: float = -1
+    taken: int = 0
+
+    def takes(self, now: float) -> float | None:
+        if now // 60 != self.minute:
+            self.minute, self.taken = now // 60, 0
+        if self.taken >= self.limit:
+            return 60 - now % 60
+        self.taken += 1
+        return None
+
+
+@dataclass
+class Seen:
+    """When the service took and refused requests, and the pace at the end."""
+
+    pace: Pace
+    taken: list[float]
+    refused: list[float]
+
+
+def send_for(
+    minutes: float,
+    service: Service,
+    requests_per_minute: int,
+    *,
+    lanes: int = 8,
+    latency: float = 0.05,
+    tell: Callable[[float], float | None] = lambda _: None,
+    start: float = 0.0,
+) -> Seen:
+    """Send from all lanes for so long; the service's minutes began `start` seconds before."""
+    rng = Random(1)
+
+    async def main(loop: SimulatedTime) -> Seen:
+        seen = Seen(new_pace(loop, requests_per_minute, minute_began=start), [], [])
+
+        async def lane() -> None:
+            while True:
+                await seen.pace.slot()
+                if loop.time() >= 60 * minutes:
+                    return
+                await asyncio.sleep(latency * rng.random())
+                wait = service.takes(loop.time() + start)
+                (seen.taken if wait is None else seen.refused).append(loop.time())
+                await asyncio.sleep(latency * rng.random())
+                if wait is None:
+                    seen.pace.accepted()
+                else:
+                    seen.pace.refused(wait=tell(wait))
+
+        await asyncio.gather(*[lane() for _ in range(lanes)])
+        return seen
+
+    seen: Seen = simulate(main)
+    return seen
+
+
+def later_than(moments: list[float], moment: float) -> int:
+    return sum(one > moment for one in moments)
+
+
+@pytest.mark.parametrize("requests_per_minute", [1, 2, 7, 60, 100, 1000, 5000])
+def test_allowance(requests_per_minute: int) -> None:
+    """A service that counts sliding minutes, 0.2 s away, takes everything, and 99 % of the allowance is used."""
+    minutes = 20 if requests_per_minute < 10 else 3
+    seen = send_for(minutes, SlidingMinute(requests_per_minute), requests_per_minute, lanes=40, latency=0.2)
+    assert not seen.refused
+    used = later_than(seen.taken, 60) / (requests_per_minute * (minutes - 1))
+    assert used >= 0.99 or requests_per_minute * (minutes - 1) - later_than(seen.taken, 60) <= 1
+
+
+def test_evenly() -> None:
+    """Requests are spread over the minute, not sent at its beginning."""
+    taken = send_for(2, SlidingMinute(100), 100, latency=0.0).taken
+    assert all(later - earlier == pytest.approx(SPREAD / 100) for earlier, later in pairwise(taken))
+
+
+def test_timers_that_fire_late() -> None:
+    """At a million per minute a timer that is 1 ms late each time loses nothing."""
+
+    async def main(loop: SimulatedTime) -> float:
+        async def sleep(seconds: float) -> None:
+            await asyncio.sleep(seconds + 0.001)
+
+        pace = Pace(1_000_000, clock=loop.time, sleep=sleep, wall=loop.time)
+        for _ in range(50_000):
+            await pace.slot()
+        return loop.time()
+
+    assert simulate(main) == pytest.approx(50_000 * SPREAD / 1_000_000, rel=0.01)
+
+
+def test_a_pause_is_not_made_up_for() -> None:
+    """After five seconds without a request, no more leave at once than a tenth of a second's worth."""
+
+    async def main(loop: SimulatedTime) -> int:
+        pace = new_pace(loop, 1000)
+        await pace.slot()
+        await asyncio.sleep(5)
+        began, count = loop.time(), 0
+        while loop.time() == began:
+            await pace.slot()
+            count += 1
+        return count - 1  # the last one had to wait
+
+    assert simulate(main) <= CATCH_UP / (SPREAD / 1000) + 1
+
+
+def test_order() -> None:
+    """Lanes get their slots in the order in which they asked."""
+
+    async def main(loop: SimulatedTime) -> list[int]:
+        pace = new_pace(loop, 60)
+        asked: list[int] = []
+        served: list[int] = []
+
+        async def lane(number: int) -> None:
+            for _ in range(3):
+                asked.append(number)
+                await pace.slot()
+                served.append(number)
+
+        await asyncio.gather(*[lane(number) for number in range(4)])
+        assert served == asked
+        return served
+
+    assert sorted(simulate(main)) == sorted([0, 1, 2, 3] * 3)
+
+
+def test_a_waiter_that_is_cancelled() -> None:
+    """A lane that is cancelled while it waits takes no slot, and the next one goes in its place."""
+
+    async def main(loop: SimulatedTime) -> float:
+        pace = new_pace(loop, 60)
+        await pace.slot()
+        first, second = asyncio.create_task(pace.slot()), asyncio.create_task(pace.slot())
+        await asyncio.sleep(0.5)
+        first.cancel()
+        await second
+        assert first.cancelled()
+        return loop.time()
+
+    assert simulate(main) == pytest.approx(SPREAD / 60)
+
+
+def test_a_sleep_that_raises() -> None:
+    """What the sleep raises ends every wait, and nothing is stuck."""
+
+    class Stopping(Exception):
+        pass
+
+    async def main(loop: SimulatedTime) -> list[Any]:
+        async def sleep(seconds: float) -> None:
+            raise Stopping
+
+        pace = Pace(1, clock=loop.time, sleep=sleep, wall=loop.time)
+        await pace.slot()
+        return await asyncio.gather(*[pace.slot() for _ in range(3)], return_exceptions=True)
+
+    assert [type(ended) for ended in simulate(main)] == [Stopping] * 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "minute_began", "waited"),
+    [(7.0, 0.0, 7.0), (0.0, 0.0, 0.0), (None, 10.0, 50.5), (None, 59.0, 1.5)],
+    ids=["as long as asked", "nothing asked", "to the next minute", "the minute is about to end"],
+)
+def test_hold(asked: float | None, minute_began: float, waited: float) -> None:
+    """After a refusal no lane sends before the wait is over, nor long after."""
+
+    async def main(loop: SimulatedTime) -> None:
+        pace = new_pace(loop, 6000, minute_began=minute_began)
+        await pace.slot()
+        waiting = [asyncio.create_task(pace.slot()) for _ in range(3)]
+        assert pace.refused(wait=asked) == pytest.approx(waited)
+        await waiting[0]
+        assert waited <= loop.time() <= waited + 0.02
+        await asyncio.gather(*waiting)
+
+    simulate(main)
+
+
+def test_one_moment() -> None:
+    """What several lanes are told of one moment is one hold and one slow-down."""
+
+    async def main(loop: SimulatedTime) -> None:
+        pace = new_pace(loop, 1000)
+        for _ in range(200):
+            await pace.slot()
+            pace.accepted()
+        assert pace.refused(wait=10.0) == pytest.approx(10.0)
+        slowed = pace.requests_per_minute
+        assert slowed == pytest.approx(194)
+        await asyncio.sleep(0.5)
+        pace.accepted()  # it was under way
+        more = [pace.refused(wait=10.0), pace.refused(wait=9.0), pace.refused(wait=None)]
+        assert more == pytest.approx([0.5, 0.0, 0.0])
+        assert pace.requests_per_minute == slowed
+
+    simulate(main)
+
+
+def test_waited_in_a_row() -> None:
+    """Waits add up until the service takes a request."""
+
+    async def main(loop: SimulatedTime) -> None:
+        pace = new_pace(loop, 1000)
+        for expected in (20.0, 40.0):
+            await pace.slot()
+            pace.refused(wait=20.0)
+            assert pace.waited_in_a_row == pytest.approx(expected)
+        await pace.slot()
+        pace.accepted()
+        assert pace.waited_in_a_row == 0.0
+
+    simulate(main)
+
+
+def test_waits_that_prove_too_short() -> None:
+    """Where what the service asks for does not help, the waits grow; the first is as asked."""
+
+    async def main(loop: SimulatedTime) -> list[float]:
+        pace, waits = new_pace(loop, 100_000), []
+        for _ in range(9):
+            await pace.slot()
+            waits.append(pace.refused(wait=0.5))
+            await asyncio.sleep(waits[-1] + 0.001)
+        return waits
+
+    assert simulate(main) == pytest.approx([0.5, 1, 2, 4, 8, 16, 32, 32, 32])
+
+
+def test_refused_at_once() -> None:
+    """A service that took nothing yet says nothing about the pace: lanes wait, and go on at the allowance."""
+
+    async def main(loop: SimulatedTime) -> float:
+        pace = new_pace(loop, 1000)
+        await pace.slot()
+        pace.refused(wait=5.0)
+        return pace.requests_per_minute
+
+    assert simulate(main) == 1000
+
+
+def rounded_up(wait: float) -> float:
+    return float(math.ceil(wait))
+
+
+def nothing(wait: float) -> None:
+    return None
+
+
+def a_second(wait: float) -> float:
+    return 1.0
+
+
+@pytest.mark.parametrize("start", [0.0, 31.0, 58.0])
+@pytest.mark.parametrize("tell", [rounded_up, nothing, a_second])
+@pytest.mark.parametrize(("service", "limit"), [(SlidingMinute, 100), (SlidingMinute, 600), (WholeMinutes, 300)])
+def test_undisclosed_limit(
+    service: Callable[[int], Service], limit: int, tell: Callable[[float], float | None], start: float
+) -> None:
+    """Under a lower limit nobody told, the pace settles within two minutes and loses under 5 % to refusals."""
+    seen = send_for(4, service(limit), 1000, tell=tell, start=start)
+    assert len(seen.refused) < 0.05 * (len(seen.taken) + len(seen.refused))
+    # Settled: at most one more probe of the limit, and its minutes used but for what a wait costs.
+    assert later_than(seen.refused, 120) <= 8
+    assert 0.9 * limit <= seen.pace.requests_per_minute <= 1.05 * limit
+    assert later_than(seen.taken, 120) >= 0.7 * 2 * limit
+
+
+def test_limit_that_goes_away() -> None:
+    """When the service takes more again, the pace finds back to the allowance within half an hour."""
+
+    @dataclass
+    class Lifted:
+        counts: SlidingMinute
+
+        def takes(self, now: float) -> float | None:
+            return self.counts.takes(now) if now < 300 else None
+
+    assert send_for(5, Lifted(SlidingMinute(40)), 100).pace.requests_per_minute < 45
+    assert send_for(35, Lifted(SlidingMinute(40)), 100).pace.requests_per_minute == 100
+
+
+def test_limit_that_stays() -> None:
+    """Under a limit that stays, the pace tries for more less and less often."""
+    seen = send_for(240, SlidingMinute(20), 30, lanes=2)
+    assert 1 <= later_than(seen.refused, 120 * 60) <= len(seen.refused) / 3
+    assert len(seen.taken) > 0.95 * 240 * 20
+
+
+def test_never_under_one() -> None:
+    """However often it is refused, at least one request per minute leaves."""
+    seen = send_for(20, SlidingMinute(1), 5, lanes=2)
+    assert seen.pace.requests_per_minute >= 1
+    assert len(seen.taken) >= 15
