@@ -19,6 +19,7 @@ TOO_LARGE = "1060"
 _EXPIRED = "498"
 _BUSY_CUSTOMER = "521"
 _AUTHORIZATION_UNAVAILABLE = "4001"
+_LONGEST_WISH_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +107,19 @@ def _void(reply: Reply, reading: Reading, batch: Batch) -> Verdict | None:
         return replace(void, reason="http.429", again=True, counts=False, throttled=True, wait=reply.retry_after)
     if reply.status == 503 and _AUTHORIZATION_UNAVAILABLE in codes:
         reason = f"api.{_AUTHORIZATION_UNAVAILABLE}"
-        return replace(void, reason=reason, again=True, wait=reply.retry_after)
+        return replace(void, reason=reason, again=True, wait=_bearable(reply.retry_after))
     if alone and (reply.status == 521 or _BUSY_CUSTOMER in codes):
         # Refused by the service ("multiple actions are running") or by its edge ("origin is down"):
         # not applied under either meaning. With several customers that is not known.
-        return replace(void, reason=f"api.{_BUSY_CUSTOMER}", again=True, wait=reply.retry_after)
+        return replace(void, reason=f"api.{_BUSY_CUSTOMER}", again=True, wait=_bearable(reply.retry_after))
     if TOO_LARGE in codes and not alone and not _in_doubt(reply.status):
         return replace(void, reason=f"api.{TOO_LARGE}", counts=False, split=True)
     return None
+
+
+def _bearable(asked: float | None) -> float | None:
+    # Trying too soon costs one more void attempt; a lane that sleeps for an hour would cost the run.
+    return None if asked is None else min(asked, _LONGEST_WISH_SECONDS)
 
 
 def _result(statement: Statement | None, reading: Reading, reply: Reply, batch: Batch, endpoint: Endpoint) -> RowResult:

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+#: What a body that is not what it should be raises when it is read; the last where it is nested without end.
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 _MESSAGE_LENGTH = 300
 
 
@@ -98,7 +101,7 @@ def whole_errors(body: bytes) -> tuple[Complaint, ...]:
     """
     try:
         tree = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return _xml_errors(body)
     if not isinstance(tree, dict):
         return ()

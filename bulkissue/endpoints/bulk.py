@@ -9,7 +9,17 @@ from collections import Counter
 
 import msgspec
 
-from bulkissue.endpoints.answer import Offer, Reading, Statement, as_text, complaints, differs, unreadable, whole_errors
+from bulkissue.endpoints.answer import (
+    UNREADABLE,
+    Offer,
+    Reading,
+    Statement,
+    as_text,
+    complaints,
+    differs,
+    unreadable,
+    whole_errors,
+)
 from bulkissue.exchange import Batch, Reply, Request
 
 PATH = "/v2/promotion/bulk/enrolAndEarn"
@@ -94,7 +104,7 @@ def read(reply: Reply, batch: Batch, offer: Offer) -> Reading:
     """
     try:
         items, failure_count = _items(reply.body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return unreadable(len(batch.rows), reply.body)
     statements = [None if item is None else _statement(item, offer) for item in items]
     notes = _count_notes(statements, failure_count)
@@ -126,7 +136,7 @@ def _items(body: bytes) -> tuple[list[_Item | None], object]:
 def _item(raw: msgspec.Raw) -> _Item | None:
     try:
         return _decode_item(raw)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None
 
 

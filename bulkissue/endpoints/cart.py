@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from bulkissue.endpoints.answer import Offer, Reading, Statement, as_text, complaints, differs, unreadable
+from bulkissue.endpoints.answer import UNREADABLE, Offer, Reading, Statement, as_text, complaints, differs, unreadable
 from bulkissue.exchange import Batch, Reply, Request
 
 PATH = "/api_gateway/v1/promotions/{promotion_id}/issueBulk"
@@ -54,7 +54,7 @@ def read(reply: Reply, batch: Batch, offer: Offer) -> Reading:
     """What the answer states of each row, by customer id."""
     try:
         answer = _decode(reply.body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return unreadable(len(batch.rows), reply.body)
     if not answer.data:
         reading = unreadable(len(batch.rows), reply.body)
@@ -72,7 +72,7 @@ def _statement(raw: msgspec.Raw | None, identifier: str, offer: Offer) -> Statem
         return None
     try:
         issued = _decode_issued(raw)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None
     return Statement(
         proof=as_text(issued.id),

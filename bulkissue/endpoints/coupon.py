@@ -7,7 +7,7 @@ so a code is a coupon's only where the answer has the shape of a coupon.
 
 import msgspec
 
-from bulkissue.endpoints.answer import Offer, Reading, Statement, as_text, complaints, differs, unreadable
+from bulkissue.endpoints.answer import UNREADABLE, Offer, Reading, Statement, as_text, complaints, differs, unreadable
 from bulkissue.exchange import Batch, Reply, Request
 
 PATH = "/v2/coupon/issue"
@@ -46,7 +46,7 @@ def read(reply: Reply, batch: Batch, offer: Offer) -> Reading:
     """What the answer states of the row."""
     try:
         answer = _decode(reply.body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return unreadable(len(batch.rows), reply.body)
     errors = complaints(answer.errors)
     # `{"code": "498", "message": …}` is an error's envelope: a coupon has a series and no message.

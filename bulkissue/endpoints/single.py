@@ -6,7 +6,7 @@ The identifier travels in the query: its URL must never be logged.
 
 import msgspec
 
-from bulkissue.endpoints.answer import Offer, Reading, Statement, as_text, complaints, differs, unreadable
+from bulkissue.endpoints.answer import UNREADABLE, Offer, Reading, Statement, as_text, complaints, differs, unreadable
 from bulkissue.exchange import Batch, Reply, Request
 
 PATH = "/v2/promotion/issue"
@@ -64,7 +64,7 @@ def read(reply: Reply, batch: Batch, offer: Offer) -> Reading:
     """What the answer states of the row; the proof is the `earnedId` of a side effect that is ours."""
     try:
         answer = _decode(reply.body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return unreadable(len(batch.rows), reply.body)
     errors = complaints(answer.errors)
     warnings = complaints(answer.warnings)
