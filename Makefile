@@ -26,7 +26,7 @@ test: setup  ## pass the tests, with branch coverage
 	$(PY) -m coverage report --fail-under=90
 
 crash: setup  ## a long soak of random kills and faults, its seed printed
-	BULKISSUE_SOAK_KILLS=400 $(PY) -m pytest tests/crash -q -s
+	SOAK_KILLS=400 $(PY) -m pytest tests/crash -q -s
 
 check: setup  ## format, lint, strict types, docs not stale
 	$(PY) -m ruff format --check .

@@ -181,6 +181,43 @@ def retry(run_name: str, runs_dir: Path, yes: bool, as_json: bool, quiet: bool) 
 @cli.command()
 @_RUN
 @_RUNS_DIR
+@click.option("--dry-run", is_flag=True, help="Read, say what would be settled, and settle nothing.")
+@click.option(
+    "--sample",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Besides, hold N succeeded and N failed rows against the service.",
+)
+@_JSON
+@_QUIET
+def reconcile(  # noqa: PLR0917 - click passes every option by name
+    run_name: str, runs_dir: Path, dry_run: bool, sample: int, as_json: bool, quiet: bool
+) -> int:
+    """Settle unknown rows by reading the service back; issues nothing."""
+    from bulkissue import document, runfolder, runs, summary
+
+    screen = _Screen(as_json=as_json, quiet=quiet)
+    found = runs.reconcile(
+        runfolder.find_run(run_name, runs_dir),
+        dry_run=dry_run,
+        sample=sample,
+        environ=os.environ,
+        watch=screen.watch(),
+        say=screen.say,
+    )
+    if as_json:
+        screen.document(document.of_reconciled(found))
+    elif quiet:
+        screen.out.print(summary.reconciled_line(found), soft_wrap=True)
+    else:
+        summary.print_reconciled(screen.out, found)
+    return found.exit_code
+
+
+@cli.command()
+@_RUN
+@_RUNS_DIR
 @click.option(
     "--row", "rows", metavar="[FILE:]N", multiple=True, help="An unknown row, as unknown.csv names it; repeatable."
 )
@@ -193,6 +230,19 @@ def retry(run_name: str, runs_dir: Path, yes: bool, as_json: bool, quiet: bool) 
     type=click.Path(path_type=Path, dir_okay=False),
     help="Several rows: a CSV file, such as a copy of unknown.csv with a column named as.",
 )
+@click.option(
+    "--job",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="JOB.toml",
+    help="RUN crashed and its folder is lost: say of the whole run that it issued to nobody, or to whom.",
+)
+@click.option(
+    "--issued-to",
+    metavar="PATH",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="With --job and --as issued: whom, in a file that the job can read, as the run's own input; repeatable.",
+)
 @_JSON
 @_QUIET
 def resolve(  # noqa: PLR0917 - click passes every option by name
@@ -203,6 +253,8 @@ def resolve(  # noqa: PLR0917 - click passes every option by name
     by: str | None,
     evidence: str | None,
     words_file: Path | None,
+    job: Path | None,
+    issued_to: tuple[Path, ...],
     as_json: bool,
     quiet: bool,
 ) -> int:
@@ -210,10 +262,28 @@ def resolve(  # noqa: PLR0917 - click passes every option by name
     Settle unknown rows by a person's word, with evidence.
 
     Name the rows with --row and say the rest with --as, --by and --evidence; or name a file with --from.
+
+    Where a run crashed and its folder is lost, its target stops. Then say of the run as a whole, with --job,
+    --as, --by and --evidence, that it issued to nobody, or with --issued-to to whom: they are never sent again,
+    and the target is free.
     """
-    from bulkissue import runfolder, runs, settle
+    from bulkissue import document, runfolder, runs, settle
 
     screen = _Screen(as_json=as_json, quiet=quiet)
+    if job is not None:
+        from bulkissue import jobfile, recovery
+
+        if rows or words_file is not None:
+            raise click.UsageError("--job is about a whole run, --row and --from are about its rows")
+        loaded = jobfile.load(job, flags={}, environ=os.environ)
+        word = recovery.last_word(run_name, finding, issued_to, by, evidence)
+        customers = recovery.settle_lost(loaded, word)
+        screen.say(f"run {run_name}: {customers:,} customers count as issued; the target is free again")
+        if as_json:
+            screen.document(document.of_lost(loaded.job, word, customers))
+        return ExitCode.OK
+    if issued_to:
+        raise click.UsageError("--issued-to goes with --job")
     words = settle.read_words(words_file, by=by, evidence=evidence) if words_file is not None else []
     if rows:
         words += settle.words_of(rows, finding, by, evidence)
@@ -233,7 +303,7 @@ def status(run_name: str | None, runs_dir: Path, as_json: bool) -> int:
 
     screen = _Screen(as_json=as_json, quiet=False)
     if run_name is None:
-        found = list(runfolder.list_runs(runs_dir))
+        found = list(status_of.list_runs(runs_dir))
         if as_json:
             screen.document(document.of_runs(found))
         else:

@@ -28,7 +28,7 @@ from bulkissue.wire.client import Lane
 from bulkissue.wire.pace import Pace
 from bulkissue.wire.retry import attempts
 
-#: In an outage one lane tries again after each of these; then the run stops.
+#: In an outage one lane tries again after each of these, at most `max_attempts` times; then the run stops.
 PROBE_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 
 
@@ -82,7 +82,7 @@ class Dispatch:
         self._limits = limits
         self._largest = limits.batch_size
         self._watch = watch
-        self._probe_seconds = probe_seconds
+        self._probe_seconds = probe_seconds[: limits.max_attempts]
         self._probe: Lane | None = None
         self._probes = 0
         self._random = random.Random()
@@ -176,8 +176,9 @@ class Dispatch:
         """Bring a batch to its end: results for every row, or attempts that ran out, or a stop."""
         size = len(batch.rows)
         if size > self._largest:
-            for start in range(0, size, self._largest):
-                await self._deliver(batch.part(start, start + self._largest), lane)
+            step = self._largest  # another lane, or the first part, may find that even this is too large
+            for start in range(0, size, step):
+                await self._deliver(batch.part(start, start + step), lane)
             return
         refused_before = False
 
@@ -269,7 +270,7 @@ class Dispatch:
 
     def _unreached(self, verdict: Verdict, lane: Lane) -> Verdict:
         """An attempt reached nobody. In an outage that is nothing against its batch, and the probe's waits grow."""
-        self._guards.not_sent()
+        self._guards.not_sent(self._in_flight)
         if not self._guards.outage:
             return verdict
         wait = 0.0

@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bulkissue.job import Job
+    from bulkissue.reconcile import Row, Sampled
+    from bulkissue.recovery import LastWord
     from bulkissue.runfolder import Manifest
-    from bulkissue.runs import Preview, Result
+    from bulkissue.runs import Preview, Reconciled, Result
     from bulkissue.status import Status
 
 _NOBODY = {"rows": 0, **{outcome.value: 0 for outcome in Outcome}}
@@ -98,6 +100,39 @@ def of_preview(found: "Preview", job: "Job", exit_code: ExitCode) -> dict[str, A
     }
 
 
+def of_reconciled(found: "Reconciled") -> dict[str, Any]:
+    """The JSON document of `reconcile`: the run's, and what reading back found; `rows` are those that were unknown."""
+    account = found.account
+    halt = account.halt
+    return {
+        **of_run(found.result),
+        "exit_code": int(found.exit_code),
+        "reconciled": {
+            "dry_run": found.dry_run,
+            "requests": account.requests,
+            "unknown": account.unknown,
+            "issued": account.found("issued"),
+            "not_issued": account.found("not_issued"),
+            "left": account.left,
+            "rows": [{**_named(row), "finding": finding.kind, "why": finding.why} for row, finding in account.findings],
+            "stopped": {"reason": halt.reason, "message": halt.message} if halt else None,
+        },
+        "sample": {
+            "agrees": sum(one.verdict == "agrees" for one in account.sampled),
+            "disagrees": [_sampled(one) for one in account.sampled if one.verdict == "disagrees"],
+            "unclear": [_sampled(one) for one in account.sampled if one.verdict == "unclear"],
+        },
+    }
+
+
+def _named(row: "Row") -> dict[str, Any]:
+    return {"file": row.file, "row": row.number}
+
+
+def _sampled(one: "Sampled") -> dict[str, Any]:
+    return {**_named(one.row), "outcome": one.row.outcome, "why": one.why}
+
+
 def of_status(folder: "Path", found: "Status") -> dict[str, Any]:
     """The JSON document of `status RUN`: a run's document with how far it is."""
     manifest = found.manifest
@@ -120,6 +155,18 @@ def of_status(folder: "Path", found: "Status") -> dict[str, Any]:
         "waited_seconds": found.waited_seconds,
         "rows_per_minute": found.rows_per_minute,
         "seconds_left": found.seconds_left,
+    }
+
+
+def of_lost(job: "Job", word: "LastWord", customers: int) -> dict[str, Any]:
+    """The JSON document of `resolve --job`: what stands in history for a run whose folder is lost."""
+    return {
+        **of_trouble(ExitCode.OK, "", None),
+        "run_id": word.run_id,
+        "job": job.job.name,
+        "state": "lost",
+        "customers": customers,
+        "error": None,
     }
 
 

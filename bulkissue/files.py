@@ -8,6 +8,7 @@ before its bytes are on the disk.
 import fcntl
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -110,23 +111,28 @@ class KernelLock:
         self._handle: int | None = None
 
     def take(self, holder: str) -> bool:
-        """Take the lock without waiting and write `holder` into the file; False where another process has it."""
+        """
+        Take the lock and write `holder` into the file; False where another process has it.
+
+        Waits a tenth of a second at most, as somebody may only be asking (`is_held`).
+        """
         handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
+            for _ in range(20):
+                with suppress(BlockingIOError):
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.ftruncate(handle, 0)
+                    os.pwrite(handle, holder.encode(), 0)
+                    self._handle = handle
+                    return True
+                time.sleep(0.005)
             return False
-        except BaseException:
-            os.close(handle)
-            raise
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, holder.encode(), 0)
-        self._handle = handle
-        return True
+        finally:
+            if self._handle != handle:
+                os.close(handle)
 
     def is_held(self) -> bool:
-        """Whether some process holds it at this moment; leaves no trace."""
+        """Whether some process holds it at this moment; leaves no trace, and `take` bears with it."""
         try:
             handle = os.open(self.path, os.O_RDWR)
         except FileNotFoundError:

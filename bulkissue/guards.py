@@ -57,13 +57,16 @@ class Guards:
 
     Args:
         settings: `[guards]`.
-        lanes: How many lanes there are; an outage is two not-sent attempts in a row for each.
+
+    Attributes:
+        tally: What was done so far.
+        outage: Whether the service seems to be out of reach.
     """
 
-    def __init__(self, settings: GuardsSection, lanes: int) -> None:
+    def __init__(self, settings: GuardsSection) -> None:
         self.tally = Tally()
+        self.outage = False
         self._settings = settings
-        self._outage_after = 2 * lanes
         self._not_sent = 0
         self._throttled = 0
         self._ran_out = 0
@@ -73,22 +76,18 @@ class Guards:
         """Whether the canary still sings alone: no row has succeeded yet."""
         return self._settings.canary and not self.tally.rows[Outcome.SUCCEEDED]
 
-    @property
-    def outage(self) -> bool:
-        """Whether the service seems to be out of reach."""
-        return self._not_sent >= self._outage_after
-
     def reached(self) -> None:
         """Something came back, or a request went out: there is no outage."""
-        self._not_sent = 0
+        self._not_sent, self.outage = 0, False
 
     def unreachable(self) -> None:
         """Nothing can reach the service, whichever lane tries."""
-        self._not_sent = max(self._not_sent, self._outage_after)
+        self.outage = True
 
-    def not_sent(self) -> None:
-        """An attempt did not reach the service."""
+    def not_sent(self, lanes: int) -> None:
+        """An attempt did not reach the service; so many in a row as `lanes` are at work, but two, are an outage."""
         self._not_sent += 1
+        self.outage = self.outage or self._not_sent >= max(2, lanes)
 
     def throttled(self, asked: float | None, waited_in_a_row: float) -> Halt | None:
         """The service asked to wait `asked` seconds; without an answer between it has been `waited_in_a_row`."""

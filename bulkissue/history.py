@@ -6,21 +6,23 @@ Nothing here may forget a run that may have sent something: a registered run who
 stops its target until a person says what became of it.
 
     state/
-      state.json                       the folder's format
+      state.json, lock                 the folder's format, and the lock it is made under
       ENVIRONMENT/EFFECT/promotion=ID/[occasion=TEXT/]
         lock                           held by the kernel, from before history is read until it is written
         runs/RUN.json                  the register
         history/RUN.parquet            who was, or may have been, issued by that run
+        words/RUN-N.json               what a person said of a run whose folder is lost
 
 A target with two names (a promotion's id and its identifier) has a folder for each, and both hold
 all of its runs.
 """
 
+import glob
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -61,7 +63,7 @@ class Registered(msgspec.Struct, frozen=True):
         started_at: ISO 8601, UTC.
         journal: Whether its journal was made. Until then it can have sent nothing.
         state: `open` while it may send, `recovered` after a crash once its journal was read into history,
-            `settled` once it has ended and its history is written.
+            `settled` once it has ended and its history is written, `lost` once a person's word stands for its journal.
     """
 
     run_id: str
@@ -114,6 +116,21 @@ class TargetState:
                 rows = pl.scan_parquet(list(parts)) if parts else pl.LazyFrame(schema=HISTORY_SCHEMA)
                 rows.sink_parquet(path, compression="zstd")
 
+    def keep_word(self, run_id: str, said: dict[str, object]) -> None:
+        """Put what a person said of a lost run beside what was said of it before; durable when this returns."""
+        for folder in self.folders:
+            words = folder / "words"
+            make_folder(words)
+            number = 1 + sum(1 for _ in words.glob(f"{run_id}-*.json"))
+            write_whole(words / f"{run_id}-{number}.json", msgspec.json.encode(said))
+
+
+def registered_run(state_dir: Path, run_id: str) -> Registered | None:
+    """The register entry of a run of whatever target; takes no lock."""
+    for path in sorted(state_dir.glob(f"**/runs/{glob.escape(run_id)}.json")):
+        return next((run for run in _registered([path.parent.parent]) if run.run_id == run_id), None)
+    return None
+
 
 def _registered(folders: Sequence[Path]) -> list[Registered]:
     found: dict[str, Registered] = {}
@@ -139,6 +156,7 @@ def open_state(state_dir: Path, runs_dir: Path, *, init: bool) -> None:
 
     Raises:
         StateRefused: It is missing although runs exist, or is of a newer format.
+        TargetLocked: Another run is making it, and does not come to an end.
     """
     mark = state_dir / _MARK
     if mark.exists():
@@ -155,7 +173,15 @@ def open_state(state_dir: Path, runs_dir: Path, *, init: bool) -> None:
             hint="restore it; or say --init-state to begin without it, and customers may be issued twice",
         )
     make_folder(state_dir)
-    write_whole(mark, msgspec.json.encode({"format": FORMAT}))
+    # Two first runs, of whatever targets, may meet here and write the same mark.
+    lock = KernelLock(state_dir / "lock")
+    if lock.take(""):
+        try:
+            write_whole(mark, msgspec.json.encode({"format": FORMAT}))
+        finally:
+            lock.give_back()
+    elif not mark.exists():
+        raise TargetLocked(f"another run is making the state folder {state_dir} just now", hint="start again")
 
 
 def _run_that_used(state_dir: Path, runs_dir: Path) -> str:
@@ -213,6 +239,29 @@ def is_sending(state_dir: Path, target: Target, run_id: str) -> bool:
 def issued_without_lock(state_dir: Path, target: Target) -> pl.LazyFrame:
     """As `TargetState.issued`, for questions and dry runs: takes no lock and makes no folder."""
     return _unlocked(state_dir, target).issued()
+
+
+def every_occasion(state_dir: Path, targets: Iterable[Target]) -> TargetState:
+    """
+    What is remembered of a promotion or series in all occasions; takes no lock and makes no folder.
+
+    Args:
+        state_dir: The state folder.
+        targets: The promotion or series, by all names that are known; whatever the occasion.
+    """
+    folders: dict[str, list[Path]] = {}
+    wanted = _without_occasion(targets)
+    while wanted:
+        for name in sorted(wanted):
+            place = state_dir / name
+            folders[name] = [place, *sorted(place.glob("occasion=*"))]
+        runs = _registered([folder for several in folders.values() for folder in several])
+        wanted = _without_occasion(parse(run.target) for run in runs) - folders.keys()
+    return TargetState(tuple(folder for several in folders.values() for folder in several))
+
+
+def _without_occasion(targets: Iterable[Target]) -> set[str]:
+    return {name for target in targets for name in replace(target, occasion="").names()}
 
 
 def _unlocked(state_dir: Path, target: Target) -> TargetState:

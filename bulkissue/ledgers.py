@@ -14,6 +14,7 @@ from pathlib import Path
 
 import polars as pl
 
+from bulkissue import runfolder
 from bulkissue.errors import ConservationBroken
 from bulkissue.files import replacing, replacing_path, sha256
 from bulkissue.history import HISTORY_SCHEMA
@@ -156,6 +157,24 @@ def history_parts(run: Run, journal: Journal, ending: Ending, out: Path) -> list
     for frame in derive(run, journal, ending):
         _remember(frame, out, parts)
     return parts
+
+
+def journalled_history(folder: Path, out: Path) -> list[Path]:
+    """
+    As `history_parts`, of a run as its folder alone tells it: one that crashed, or one that is sending now.
+
+    Raises:
+        StateRefused: Its manifest or its journal cannot be trusted.
+    """
+    manifest = runfolder.read_manifest(folder)
+    run = Run(folder, manifest.run_id, manifest.target, manifest.columns, manifest.rows)
+    plan_sha256 = manifest.digests["plan.parquet"]
+    journal = Journal.look(folder / "journal.db", run_id=manifest.run_id, plan_sha256=plan_sha256)
+    try:
+        with journal.standing_still():
+            return history_parts(run, journal, Ending(completed=False), out)
+    finally:
+        journal.leave()
 
 
 def _remember(frame: pl.DataFrame, out: Path, parts: list[Path]) -> None:
@@ -355,7 +374,10 @@ def _final(joined: pl.DataFrame, run: Run, ending: Ending) -> pl.DataFrame:
         pl.col("http_status").alias("_bi_http_status"),
         _text("got_code").alias("_bi_code"),
         _text("got_customer_id").alias("_bi_customer_id"),
-        pl.coalesce(_text("settled_reference"), _text("got_reference")).alias("_bi_reference"),
+        # What an answer showed of a row that was not issued after all is no proof of anything.
+        pl.when(pl.col("settled_outcome").ne_missing(Outcome.FAILED.value))
+        .then(pl.coalesce(_text("settled_reference"), _text("got_reference")))
+        .alias("_bi_reference"),
         _text("got_valid_till").alias("_bi_valid_till"),
         _text("request_id").alias("_bi_request_id"),
         _instant("sent_at").alias("_bi_sent_at"),

@@ -8,7 +8,6 @@ journal, and nothing here may be trusted instead of them.
 import platform
 import secrets
 import shutil
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -17,10 +16,12 @@ import msgspec
 
 import bulkissue
 from bulkissue.errors import StateRefused, UsageRefused
-from bulkissue.files import make_folder, write_whole
+from bulkissue.files import make_folder, sha256, write_whole
 
 FORMAT = 1
 MANIFEST = "run.json"
+#: What a run was started with, and what its books are made from again; the manifest holds their digests.
+KEPT = ("job.toml", "input.parquet", "plan.parquet")
 
 State = Literal["planned", "running", "interrupted", "stopped", "completed"]
 
@@ -119,6 +120,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=False):
     ledgers: dict[str, dict[str, object]] = {}
     stop: Stop | None = None
     rehearsal: bool = False
+    same_customers: SameCustomers | None = None
     versions: dict[str, str] = {}
     format: int = FORMAT
 
@@ -179,6 +181,22 @@ def read_manifest(folder: Path) -> Manifest:
         raise StateRefused(f"{path} cannot be read: {trouble}", hint="restore the run folder from a copy") from trouble
 
 
+def refuse_changed(folder: Path, manifest: Manifest) -> None:
+    """
+    Make sure that the files of `KEPT` are as they were when the run was planned.
+
+    Raises:
+        StateRefused: One is missing or was changed.
+    """
+    for name in KEPT:
+        path = folder / name
+        if not path.exists() or sha256(path) != manifest.digests[name]:
+            raise StateRefused(
+                f"{path} is missing or not as it was when the run was planned",
+                hint="restore the run folder from a copy",
+            )
+
+
 def find_run(name: str, runs_dir: Path) -> Path:
     """
     The folder of a run named by its id, its folder, or `latest`.
@@ -199,10 +217,6 @@ def find_run(name: str, runs_dir: Path) -> Path:
     )
 
 
-def list_runs(runs_dir: Path) -> Iterator[tuple[Path, Manifest | None]]:
-    """Every run below a folder, newest first; None where a run has no manifest one could read."""
-    for folder in sorted((path for path in runs_dir.glob("*T*Z-*") if path.is_dir()), reverse=True):
-        try:
-            yield folder, read_manifest(folder)
-        except StateRefused:
-            yield folder, None
+def list_runs(runs_dir: Path) -> list[Path]:
+    """The folder of every run below `runs_dir`, newest first."""
+    return sorted((path for path in runs_dir.glob("*T*Z-*") if path.is_dir()), reverse=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
-from bulkissue import history, jobfile, ledgers, logs, plan, runfolder
+from bulkissue import history, jobfile, ledgers, logs, plan, report, runfolder
 from bulkissue.crashpoint import reached
 from bulkissue.credentials import Credentials, read_credentials
 from bulkissue.dispatch import Dispatch
@@ -28,20 +28,21 @@ from bulkissue.errors import (
     ExitCode,
     InputRefused,
     SettingsRefused,
-    StateRefused,
     UsageRefused,
 )
 from bulkissue.files import sha256, write_whole
 from bulkissue.guards import Guards, Halt, Tally
 from bulkissue.intake import Intake, take_in
 from bulkissue.job import Job
-from bulkissue.journal import SENT, Event, Held, Journal
+from bulkissue.journal import SENT, Event, Held, Journal, Settlement
 from bulkissue.outcomes import LEDGER_OF, Outcome
+from bulkissue.reader import lane_of
+from bulkissue.reconcile import Account, Case, read_back
+from bulkissue.recovery import recover
 from bulkissue.runfolder import InputDigest, Manifest, Stop
 from bulkissue.settle import Word, settlements
 from bulkissue.target import parse
 from bulkissue.wire.auth import make_auth
-from bulkissue.wire.client import Lane
 
 _STATE_OF_EXIT: dict[ExitCode, runfolder.State] = {ExitCode.INTERRUPTED: "interrupted"}
 
@@ -193,45 +194,28 @@ def resume(
     Raises:
         BulkissueError: As `start`; also where journal, plan or input cannot be trusted, or the base URL differs.
     """
-    started = time.monotonic()
-    manifest = runfolder.read_manifest(folder)
-    loaded = jobfile.load(folder / "job.toml", flags={}, environ=environ)
-    _refuse_elsewhere(loaded, manifest)
-    if loaded.job.api.base_url != manifest.base_url:
-        raise SettingsRefused(
-            f"run {manifest.run_id} sends to {manifest.base_url}, the environment says {loaded.job.api.base_url}",
-            hint="unset BULKISSUE_BASE_URL; a run is resumed only where it began",
-        )
-    target = parse(manifest.target)
-    history.open_state(loaded.state_dir, folder.parent, init=False)
-    with history.locked(loaded.state_dir, target, manifest.run_id) as state:
-        manifest = runfolder.read_manifest(folder)
-        _refuse_changed(folder, manifest)
-        drawn = plan.load(folder / "plan.parquet", loaded.job)
-        journal = _reopen(folder, manifest, state)
-        session = _Session(folder, manifest, loaded, journal, state, watch, started)
-        try:
+    loaded = _loaded_where_it_began(folder, environ)
+    with _reopened(folder, loaded, watch) as session:
+        manifest, journal = session.manifest, session.journal
+        with _closed_on_trouble(journal):
+            drawn = plan.load(folder / "plan.parquet", loaded.job)
             marks = journal.marks(manifest.rows)
-            held = 0
+            held = rows = requests = 0
             if manifest.state != "completed":
-                recover(state, without=manifest.run_id)
-                held = _hold(folder, journal, marks, state, manifest.run_id)
-            rows, requests = (0, 0)
-            if manifest.state != "completed":
+                recover(session.state, without=manifest.run_id)
+                held = _hold(folder, journal, marks, session.state, manifest.run_id)
                 rows, requests = plan.left(folder / "plan.parquet", drawn, marks)
-            if not rows:
-                say("nothing is left to send")
-                return session.settle(None)
-            say(
-                f"{rows} rows are left to send, in {requests} requests; {marks.count(SENT) - held} were sent before "
-                f"and stay as they are; {held} were issued, or may have been, by another run meanwhile"
-            )
-            consent.require_possible()
-            consent.obtain(question(loaded.job, rows, requests, plan.largest(drawn, loaded.job)))
-            credentials = read_credentials(loaded.job, environ)
-        except BaseException:
-            journal.close()
-            raise
+            if rows:
+                say(
+                    f"{rows} rows are left to send, in {requests} requests; {marks.count(SENT) - held} were sent "
+                    f"before and stay as they are; {held} were issued, or may have been, by another run meanwhile"
+                )
+                consent.require_possible()
+                consent.obtain(question(loaded.job, rows, requests, plan.largest(drawn, loaded.job)))
+                credentials = read_credentials(loaded.job, environ)
+        if not rows:
+            say("nothing is left to send")
+            return session.settle(None)
         return session.send(drawn, credentials, marks)
 
 
@@ -273,22 +257,111 @@ def resolve(folder: Path, words: Sequence[Word], watch: Watch) -> Result:
         UsageRefused: A word names a row that is not unknown; nothing is settled then.
         BulkissueError: The target is locked, or the run folder cannot be trusted.
     """
-    started = time.monotonic()
-    manifest = runfolder.read_manifest(folder)
     loaded = jobfile.load(folder / "job.toml", environ={})
-    with history.locked(Path(manifest.state_dir), parse(manifest.target), manifest.run_id) as state:
-        manifest = runfolder.read_manifest(folder)
-        _refuse_changed(folder, manifest)
-        halt = _halt_of(manifest)
+    with _reopened(folder, loaded, watch) as session:
+        halt = _halt_of(session.manifest)
+        with _closed_on_trouble(session.journal):
+            frames = ledgers.derive(_ledger_run(folder, session.manifest), session.journal, _ending(halt))
+            session.journal.write(settlements(words, _unknown(frames), _now_ms()))
+        return session.settle(halt)
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciled:
+    """What came of `reconcile`: how the run stands, what was read back, and whether it was only a look."""
+
+    result: Result
+    account: Account
+    dry_run: bool
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """What the command ends with: the run's own code, unless reading back has worse to say."""
+        left = self.account.unknown if self.dry_run else self.account.left
+        if left or self.account.doubted:
+            return ExitCode.UNKNOWN_ROWS
+        if self.account.halt is not None:
+            return self.account.halt.exit_code
+        return ExitCode.INTERRUPTED if self.result.manifest.exit_code is None else self.result.exit_code
+
+
+def reconcile(
+    folder: Path,
+    *,
+    dry_run: bool,
+    sample: int,
+    environ: Mapping[str, str],
+    watch: Watch,
+    say: Callable[[str], None],
+) -> Reconciled:
+    """
+    Settle unknown rows by reading the service back; ledgers, counts and history follow.
+
+    Args:
+        folder: The run's folder. The run need not have come to its end, and is not resumed.
+        dry_run: Read, and settle nothing.
+        sample: How many succeeded and how many failed rows to hold against the service besides.
+        environ: Credentials, and variables that override limits and `[reconcile]`.
+        watch: Who is told.
+        say: Told what is read back.
+
+    Raises:
+        BulkissueError: As `resume`.
+    """
+    started = time.monotonic()
+    loaded = _loaded_where_it_began(folder, environ)
+    with _standing(folder) as (manifest, state):
+        settled = manifest.exit_code is not None and manifest.state != "running"
+        nothing_open = settled and not manifest.counts[Outcome.UNKNOWN]
+        if nothing_open and not sample:
+            say("no row is unknown: there is nothing to settle")
+            return Reconciled(Result(folder, manifest), Account(), dry_run)
+        credentials, halt = read_credentials(loaded.job, environ), _halt_of(manifest)
+
+        def account(journal: Journal, settle: Callable[[Settlement], None]) -> Account:
+            case = Case(_ledger_run(folder, manifest), journal, _ending(halt), loaded.job, loaded.state_dir)
+            return read_back(case, credentials, sample=sample, settle=settle, say=say)
+
+        if dry_run or nothing_open:
+            looked = _look(folder, manifest, state)
+            if looked is None:
+                return Reconciled(Result(folder, manifest), Account(), dry_run)
+            try:
+                return Reconciled(Result(folder, manifest), account(looked, lambda _: None), dry_run)
+            finally:
+                looked.leave()
         journal = _reopen(folder, manifest, state)
         session = _Session(folder, manifest, loaded, journal, state, watch, started)
-        try:
-            frames = ledgers.derive(_ledger_run(folder, manifest), journal, _ending(halt))
-            journal.write(settlements(words, _unknown(frames), _now_ms()))
-        except BaseException:
-            journal.close()
-            raise
-        return session.settle(halt)
+        with _closed_on_trouble(journal):
+            found = account(journal, lambda settlement: journal.write([settlement]))
+        return Reconciled(session.settle(halt), found, dry_run)
+
+
+@contextmanager
+def _standing(folder: Path) -> Iterator[tuple[Manifest, history.TargetState]]:
+    """A run as it stands: its target's lock held, its folder proven unchanged."""
+    manifest = runfolder.read_manifest(folder)
+    with history.locked(Path(manifest.state_dir), parse(manifest.target), manifest.run_id) as state:
+        manifest = runfolder.read_manifest(folder)
+        runfolder.refuse_changed(folder, manifest)
+        yield manifest, state
+
+
+@contextmanager
+def _reopened(folder: Path, loaded: jobfile.LoadedJob, watch: Watch) -> Iterator["_Session"]:
+    """A run as it stands, its journal open for writing."""
+    started = time.monotonic()
+    with _standing(folder) as (manifest, state):
+        yield _Session(folder, manifest, loaded, _reopen(folder, manifest, state), state, watch, started)
+
+
+@contextmanager
+def _closed_on_trouble(journal: Journal) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        journal.close()
+        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,6 +398,25 @@ def preview(loaded: jobfile.LoadedJob, choices: Choices, out: Path | None, watch
         return Preview(intake, drawn, settled.to_dicts())
 
 
+_ENDING = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def _signals_as_before() -> Iterator[None]:
+    """Whoever takes SIGINT and SIGTERM within the block, afterwards it is who took them before."""
+    before = {number: signal.getsignal(number) for number in _ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            _take_signal(number, handler)
+
+
+def _take_signal(number: signal.Signals, handler: "signal._HANDLER") -> None:
+    if threading.current_thread() is threading.main_thread():  # elsewhere its owner takes the signals
+        signal.signal(number, handler)
+
+
 @contextmanager
 def _undisturbed() -> Iterator[None]:
     """
@@ -332,15 +424,10 @@ def _undisturbed() -> Iterator[None]:
 
     Books that are being written are worth a moment's patience; SIGKILL does no harm either.
     """
-    if threading.current_thread() is not threading.main_thread():
+    with _signals_as_before():
+        for number in _ENDING:
+            _take_signal(number, signal.SIG_IGN)
         yield
-        return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def question(settings: Job, rows: int, requests: int, most: int) -> str:
@@ -349,42 +436,6 @@ def question(settings: Job, rows: int, requests: int, most: int) -> str:
         f"Issue {settings.issues().describe()} to {rows} customers, in {requests} requests "
         f"to {settings.api.base_url}? One lost answer can make {most} of them unknown."
     )
-
-
-def recover(state: history.TargetState, *, without: str = "") -> None:
-    """
-    Read registered runs that crashed from their journals into history.
-
-    Args:
-        state: The target's state, locked: nobody of this target is sending.
-        without: A run that looks after itself.
-
-    Raises:
-        StateRefused: A run may have sent something and its journal is gone, or cannot be trusted.
-    """
-    for run in state.runs():
-        if run.run_id == without or run.state != "open":
-            continue
-        folder = Path(run.run_dir)
-        if not (folder / "journal.db").exists():
-            if run.journal:
-                raise StateRefused(
-                    f"run {run.run_id} of this target crashed, and its journal is not in {folder}: it may have issued",
-                    hint=f"put the run folder back, or say what became of it: bulkissue resolve {run.run_id} --lost …",
-                )
-            continue
-        manifest = runfolder.read_manifest(folder)
-        journal = Journal.look(folder / "journal.db", run_id=run.run_id, plan_sha256=manifest.digests["plan.parquet"])
-        try:
-            with tempfile.TemporaryDirectory(prefix=".recover-", dir=folder) as scratch:
-                parts = ledgers.history_parts(
-                    _ledger_run(folder, manifest), journal, ledgers.Ending(completed=False), Path(scratch)
-                )
-                state.write_history(run.run_id, parts)
-        finally:
-            journal.leave()
-        state.register(msgspec.structs.replace(run, state="recovered"))
-        logs.get().warning("run.recovered", run=run.run_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,8 +458,9 @@ class _Session:
         rows = drawn.to_send if marks is None else plan.left(self.folder / "plan.parquet", drawn, marks)[0]
         logs.get().info("run.started", run=self.manifest.run_id, target=self.manifest.target, rows=rows)
         try:
-            halt = asyncio.run(self._dispatch(settings, drawn, credentials, marks, rows)) if rows else None
-            return self.settle(halt)
+            with _signals_as_before():
+                halt = asyncio.run(self._dispatch(settings, drawn, credentials, marks, rows)) if rows else None
+                return self.settle(halt)
         except BaseException:
             self.journal.leave()  # stays marked as open: what it lacks is not known here
             raise
@@ -423,28 +475,25 @@ class _Session:
     ) -> Halt | None:
         limits, api = settings.api.limits, settings.api
 
-        def lane() -> Lane:
-            return Lane(
-                api.base_url,
-                connect_timeout=limits.connect_timeout_seconds,
-                read_timeout=limits.read_timeout_seconds,
-                trust_env=api.trust_env,
-            )
-
         dispatch = Dispatch(
             batches=plan.batches(self.folder / "plan.parquet", drawn, marks),
             journal=self.journal,
-            lanes=[lane() for _ in range(min(limits.lanes, drawn.requests))],
-            make_auth=lambda pace: make_auth(api, credentials, lane(), pace.slot),
+            lanes=[lane_of(api) for _ in range(min(limits.lanes, drawn.requests))],
+            make_auth=lambda pace: make_auth(api, credentials, lane_of(api), pace.slot),
             offer=offer_of(settings, self.manifest.run_id),
-            guards=Guards(settings.guards, limits.lanes),
+            guards=Guards(settings.guards),
             limits=limits,
             watch=lambda tally: self.watch.sending(tally, rows),
         )
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with suppress(ValueError, RuntimeError):  # not the main thread: its owner takes the signals
-                loop.add_signal_handler(number, dispatch.interrupt)
+
+        def interrupt(*_: object) -> None:
+            with suppress(RuntimeError):  # the loop is closed: all that is left is to write the books
+                loop.call_soon_threadsafe(dispatch.interrupt)
+
+        # Not the loop's own handlers: at its end it leaves SIGTERM to the kernel, before the books are written.
+        for number in _ENDING:
+            _take_signal(number, interrupt)
         return await dispatch.run()
 
     def settle(self, halt: Halt | None) -> Result:
@@ -481,6 +530,7 @@ class _Session:
             ledgers=books.digests,
             stop=Stop(halt.reason, halt.message, int(halt.exit_code)) if halt else None,
         )
+        manifest = report.publish(self.folder, manifest, self.journal, self.state.issued())
         self.journal.close()
         reached("journal.closed")
         runfolder.write_manifest(self.folder, manifest)
@@ -579,14 +629,11 @@ def _manifest(run_id: str, loaded: jobfile.LoadedJob, intake: Intake, choices: C
             )
             for file in intake.files
         ),
-        digests={name: sha256(folder / name) for name in _KEPT},
+        digests={name: sha256(folder / name) for name in runfolder.KEPT},
         parent_run_id=choices.parent_run_id or next((run for file in intake.files for run in file.runs), None),
         rehearsal=choices.rehearsal,
         versions=runfolder.versions(),
     )
-
-
-_KEPT = ("job.toml", "input.parquet", "plan.parquet")
 
 
 def _refuse_elsewhere(loaded: jobfile.LoadedJob, manifest: Manifest) -> None:
@@ -609,14 +656,23 @@ def _refuse_elsewhere(loaded: jobfile.LoadedJob, manifest: Manifest) -> None:
         )
 
 
-def _refuse_changed(folder: Path, manifest: Manifest) -> None:
-    for name in _KEPT:
-        path = folder / name
-        if not path.exists() or sha256(path) != manifest.digests[name]:
-            raise StateRefused(
-                f"{path} is missing or not as it was when the run was planned",
-                hint="restore the run folder from a copy",
-            )
+def _loaded_where_it_began(folder: Path, environ: Mapping[str, str]) -> jobfile.LoadedJob:
+    """
+    The job of a run, for going on with it towards the service and the memory that it began with.
+
+    Raises:
+        BulkissueError: The environment leads elsewhere, or the state folder is gone.
+    """
+    manifest = runfolder.read_manifest(folder)
+    loaded = jobfile.load(folder / "job.toml", flags={}, environ=environ)
+    _refuse_elsewhere(loaded, manifest)
+    if loaded.job.api.base_url != manifest.base_url:
+        raise SettingsRefused(
+            f"run {manifest.run_id} sends to {manifest.base_url}, the environment says {loaded.job.api.base_url}",
+            hint="unset BULKISSUE_BASE_URL; one goes on with a run only where it began",
+        )
+    history.open_state(loaded.state_dir, folder.parent, init=False)
+    return loaded
 
 
 def _reopen(folder: Path, manifest: Manifest, state: history.TargetState) -> Journal:
@@ -626,6 +682,15 @@ def _reopen(folder: Path, manifest: Manifest, state: history.TargetState) -> Jou
         # Ended between its plan and its journal: it has sent nothing.
         return Journal.create(path, run_id=manifest.run_id, plan_sha256=manifest.digests["plan.parquet"])
     return Journal.reopen(path, run_id=manifest.run_id, plan_sha256=manifest.digests["plan.parquet"])
+
+
+def _look(folder: Path, manifest: Manifest, state: history.TargetState) -> Journal | None:
+    """The run's journal for reading; None where it never had one, and so has sent nothing."""
+    path = folder / "journal.db"
+    entry = state.run(manifest.run_id)
+    if not path.exists() and (entry is None or not entry.journal):
+        return None
+    return Journal.look(path, run_id=manifest.run_id, plan_sha256=manifest.digests["plan.parquet"])
 
 
 def _hold(folder: Path, journal: Journal, marks: bytearray, state: history.TargetState, run_id: str) -> int:

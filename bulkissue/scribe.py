@@ -7,7 +7,7 @@ It must never tell a lane that its entry is durable before the commit has return
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
-from bulkissue.journal import Entry, Journal
+from bulkissue.journal import Entry, Intent, Journal
 
 
 class Scribe:
@@ -22,6 +22,7 @@ class Scribe:
         self._journal = journal
         self._gathered: list[tuple[Entry, asyncio.Future[None]]] = []
         self._committing: asyncio.Task[None] | None = None
+        self._trouble: Exception | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
 
     async def note(self, entry: Entry) -> None:
@@ -29,7 +30,8 @@ class Scribe:
         Return once the entry is on the disk.
 
         Raises:
-            StateRefused: It could not be written.
+            StateRefused: It could not be written. No intent is taken after that; what came of those that
+                are under way still is, if the disk allows.
         """
         loop = asyncio.get_running_loop()
         durable: asyncio.Future[None] = loop.create_future()
@@ -43,21 +45,31 @@ class Scribe:
         loop = asyncio.get_running_loop()
         while self._gathered:
             taken, self._gathered = self._gathered, []
+            if self._trouble is not None:
+                # An intent that got through now would be sent, although the journal has just lost an entry.
+                _tell([note for note in taken if isinstance(note[0], Intent)], self._trouble)
+                taken = [note for note in taken if not isinstance(note[0], Intent)]
             trouble: Exception | None = None
             try:
                 await loop.run_in_executor(self._thread, self._journal.write, [entry for entry, _ in taken])
             except Exception as failure:  # noqa: BLE001 - whatever it is, every waiting lane must hear of it
-                trouble = failure
-            for _, durable in taken:
-                if trouble is None:
-                    durable.set_result(None)
-                else:
-                    durable.set_exception(trouble)
-                    durable.exception()  # a cancelled lane does not come back to hear of it
+                trouble = self._trouble = failure
+            _tell(taken, trouble)
         self._committing = None
 
     async def close(self) -> None:
-        """Wait for the last commit and let the thread go."""
-        if self._committing is not None:
-            await self._committing
-        self._thread.shutdown()
+        """Wait for the last commit and let the thread go, also where the caller is cancelled meanwhile."""
+        try:
+            if self._committing is not None:
+                await asyncio.shield(self._committing)
+        finally:
+            self._thread.shutdown()  # waits: nobody may close the journal under a commit
+
+
+def _tell(notes: list[tuple[Entry, asyncio.Future[None]]], trouble: Exception | None) -> None:
+    for _, durable in notes:
+        if trouble is None:
+            durable.set_result(None)
+        else:
+            durable.set_exception(trouble)
+            durable.exception()  # a cancelled lane does not come back to hear of it

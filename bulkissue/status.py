@@ -5,8 +5,12 @@ Reads only. It must never take the target's lock or touch the journal's WAL.
 """
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from bulkissue import history, runfolder
 from bulkissue.errors import StateRefused
@@ -18,6 +22,8 @@ from bulkissue.runfolder import Manifest
 from bulkissue.target import parse
 
 _RATE_WINDOW_MS = 60_000
+#: What a manifest says while a process works on the run, or after it was killed.
+_NOT_SETTLED = ("planned", "running")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +41,7 @@ class Status:
         attempts: Sendings.
         waits: How often the service asked to wait.
         waited_seconds: For how long, in all.
-        rows_per_minute: Answered in the last minute of sending.
+        rows_per_minute: Answered, in the last minute of sending or since it began.
         seconds_left: At that rate; None where it cannot be said.
     """
 
@@ -59,17 +65,12 @@ def read(folder: Path) -> Status:
     Raises:
         StateRefused: Its manifest or journal cannot be trusted.
     """
-    manifest = runfolder.read_manifest(folder)
+    manifest, state = _standing(folder)
     job = load(folder / "job.toml", flags={}, environ={}).job
     drawn = load_plan(folder / "plan.parquet", job)
-    state = manifest.state
-    if state in {"running", "planned"} and not history.is_sending(
-        Path(manifest.state_dir), parse(manifest.target), manifest.run_id
-    ):
-        state = "interrupted"
     answered: Counter[str] = Counter()
-    recent = waits = 0
-    waited = 0.0
+    waits = 0
+    rate = waited = 0.0
     requests = attempts = 0
     try:
         journal = Journal.look(folder / "journal.db", run_id=manifest.run_id)
@@ -80,7 +81,7 @@ def read(folder: Path) -> Status:
     if journal is not None:
         try:
             requests, attempts = journal.requests_and_attempts()
-            recent = _count(list(journal.attempts()), answered, died=state == "interrupted")
+            rate = _count(list(journal.attempts()), answered, died=state == "interrupted")
             for event in journal.events():
                 if event.name == "service.throttled":
                     waits += 1
@@ -104,15 +105,46 @@ def read(folder: Path) -> Status:
         attempts=attempts,
         waits=waits,
         waited_seconds=waited,
-        rows_per_minute=float(recent),
-        seconds_left=60.0 * left / recent if recent and state == "running" else None,
+        rows_per_minute=round(rate, 1),
+        seconds_left=round(60.0 * left / rate, 1) if rate and state == "running" else None,
     )
 
 
-def _count(attempts: list[Attempt], answered: Counter[str], *, died: bool) -> int:
-    """Count rows by outcome into `answered`; how many were answered in the last minute of sending."""
+def list_runs(runs_dir: Path) -> Iterator[tuple[Path, Manifest | None]]:
+    """
+    Every run below a folder, newest first, with the state and the counts that `read` would give.
+
+    Yields:
+        Its folder, and its manifest; None where it has none one could read.
+    """
+    for folder in runfolder.list_runs(runs_dir):
+        try:
+            manifest, state = _standing(folder)
+        except StateRefused:
+            yield folder, None
+            continue
+        counts = manifest.counts or {"rows": manifest.rows}
+        if manifest.state in _NOT_SETTLED:
+            with suppress(StateRefused):  # said of the one run, when one asks for it
+                counts = read(folder).counts
+        yield folder, msgspec.structs.replace(manifest, state=state, counts=counts)
+
+
+def _standing(folder: Path) -> tuple[Manifest, runfolder.State]:
+    """A run's manifest, and the state it is in: not what a killed process left behind."""
+    manifest = runfolder.read_manifest(folder)
+    if manifest.state in _NOT_SETTLED and not history.is_sending(
+        Path(manifest.state_dir), parse(manifest.target), manifest.run_id
+    ):
+        manifest = runfolder.read_manifest(folder)  # it may have ended between the two looks
+        return manifest, "interrupted" if manifest.state in _NOT_SETTLED else manifest.state
+    return manifest, manifest.state
+
+
+def _count(attempts: list[Attempt], answered: Counter[str], *, died: bool) -> float:
+    """Count rows by outcome into `answered`; the rows per minute that were answered in the last minute of sending."""
     last = max((attempt.answered_at or 0 for attempt in attempts), default=0)
-    recent = 0
+    first, recent = last, 0
     for attempt in attempts:
         size = len(attempt.rows)
         if attempt.results is None:
@@ -122,5 +154,7 @@ def _count(attempts: list[Attempt], answered: Counter[str], *, died: bool) -> in
         outcome = attempt.results.outcome
         answered.update([outcome] * size if isinstance(outcome, str) else outcome)
         if (attempt.answered_at or 0) > last - _RATE_WINDOW_MS:
+            first = min(first, attempt.sent_at)
             recent += size
-    return recent
+    # A run of two seconds has answered its rows in two seconds, not in a minute.
+    return recent * _RATE_WINDOW_MS / min(max(last - first, 1), _RATE_WINDOW_MS)

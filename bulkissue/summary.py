@@ -19,9 +19,11 @@ from bulkissue.job import Job
 from bulkissue.outcomes import LEDGER_OF, REASONS, Outcome
 from bulkissue.plan import Plan
 from bulkissue.runfolder import Manifest
-from bulkissue.runs import Preview, Result
+from bulkissue.runs import Preview, Reconciled, Result
 from bulkissue.status import Status
 from bulkissue.target import parse
+
+_MOST_NAMED = 20
 
 
 def one_line(result: Result) -> str:
@@ -59,6 +61,56 @@ def print_run(console: Console, result: Result) -> None:
     console.print(f"Exit {manifest.exit_code}: {EXIT_MEANINGS[result.exit_code]}.")
 
 
+def reconciled_line(found: Reconciled) -> str:
+    """What reading back came to, in one line."""
+    account = found.account
+    return (
+        f"{found.result.manifest.run_id} reconciled exit={int(found.exit_code)} unknown={account.unknown} "
+        f"issued={account.found('issued')} not_issued={account.found('not_issued')} left={account.left} "
+        f"sampled={len(account.sampled)} doubted={len(account.doubted)}"
+    )
+
+
+def print_reconciled(console: Console, found: Reconciled) -> None:
+    """What reading back found: rows settled, rows left with why, and the sample; and the run as it stands now."""
+    account = found.account
+    changed = not found.dry_run and bool(account.findings)
+    if changed:
+        print_run(console, found.result)
+    would = "would be " if found.dry_run else ""
+    if account.unknown:
+        console.print(
+            f"{account.unknown:,} rows were unknown: {account.found('issued'):,} {would}settled as issued, "
+            f"{account.found('not_issued'):,} as not issued, {account.left:,} stay unknown. "
+            f"{account.requests:,} requests, all of them only reading.",
+            soft_wrap=True,
+        )
+    _print_named(
+        console,
+        "finding",
+        [
+            (row.name, finding.kind, finding.why)
+            for row, finding in sorted(account.findings, key=lambda pair: pair[0].place)
+            if found.dry_run or finding.kind not in {"issued", "not_issued"}
+        ],
+    )
+    if account.sampled:
+        agree = len(account.sampled) - len(account.doubted)
+        console.print(f"Sample: the service agrees with {agree:,} of {len(account.sampled):,} rows.")
+    _print_named(console, "the service", [(one.row.name, one.verdict, one.why) for one in account.doubted])
+    if account.halt is not None:
+        console.print(f"{account.halt.message} ({account.halt.reason}). What was settled stays.", soft_wrap=True)
+    if not changed or found.exit_code != found.result.exit_code:
+        console.print(f"Exit {int(found.exit_code)}: {EXIT_MEANINGS[found.exit_code]}.")
+
+
+def _print_named(console: Console, header: str, rows: list[tuple[str, str, str]]) -> None:
+    if rows:
+        _print(console, ("row", header, "why"), rows[:_MOST_NAMED])
+    if len(rows) > _MOST_NAMED:
+        console.print(f"… and {len(rows) - _MOST_NAMED:,} more; --json names them all.")
+
+
 def next_steps(manifest: Manifest) -> list[str]:
     """What can be done about the rows that did not succeed."""
     counts, steps = manifest.counts, []
@@ -73,7 +125,8 @@ def next_steps(manifest: Manifest) -> list[str]:
         )
     if counts[Outcome.UNKNOWN]:
         steps.append(
-            f"Settle the unknown rows with evidence: bulkissue resolve {manifest.run_id} …; they are never sent again"
+            f"Settle the unknown rows: bulkissue reconcile {manifest.run_id}, and what it leaves by bulkissue resolve, "
+            "with evidence; they are never sent again"
         )
     return steps
 
@@ -127,7 +180,7 @@ def print_status(console: Console, folder: Path, found: Status) -> None:
     left = f", about {_duration(found.seconds_left)} left" if found.seconds_left is not None else ""
     console.print(
         f"{found.requests:,} of {found.planned_requests:,} requests, {found.attempts:,} attempts, "
-        f"{found.rows_per_minute:,.0f} rows in the last minute{left}. {folder}",
+        f"{found.rows_per_minute:,.0f} rows per minute{left}. {folder}",
         soft_wrap=True,
     )
     if found.waits:

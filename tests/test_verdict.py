@@ -181,7 +181,17 @@ def test_client_fault_without_a_readable_body(route, body):
 @EACH
 @pytest.mark.parametrize(
     "body",
-    [b"", b"<html>ok</html>", b'{"resp', b"[]", b"null", b"{}", b"\xff\xfe{}", b'{"a":' * 100_000, b"[" * 100_000],
+    [
+        b"",
+        b"<html>ok</html>",
+        b'{"resp',
+        b"[]",
+        b"null",
+        b"{}",
+        b"\xff\xfe{}",
+        pytest.param(b'{"a":' * 100_000, id="nested objects"),
+        pytest.param(b"[" * 100_000, id="nested lists"),
+    ],
 )
 def test_success_status_without_a_readable_body(route, body):
     """2xx that cannot be read is unknown."""

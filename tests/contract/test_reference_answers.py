@@ -228,19 +228,55 @@ ISSUED = [
 ]
 
 REFUSED = [
-    *((f"bulk refused as a whole: {code}", "bulk", EARN, FOUR, bulk(refused(code), failures=1), [f"failed api.{code}"] * 4) for code in (8902, 1101, 8892, 8874, 8901, 8899, 8881)),
-    ("bulk answered with one doubtful item: 8896", "bulk", EARN, FOUR, bulk(refused(8896), failures=1), ["unknown answer.unmatched"] * 4),
-    *((f"single refused: {code}", "single", SINGLE, ("1",), {"warnings": [], "errors": [{"status": False, "message": "m", "code": code}]}, [f"failed api.{code}"]) for code in (1101, 8874, 11013, 8015, 1212)),
-    ("coupon refused, without warnings", "coupon", COUPON, ("1",), {"errors": [{"status": False, "code": 709, "message": "m"}]}, ["failed api.709"]),
-    ("cart refused: promotion not found", "cart", CART, ("1",), {"data": None, "errors": [{"code": 404, "message": "m"}]}, ["failed api.404"]),
-]  # fmt: skip
+    *(
+        (
+            f"bulk refused as a whole: {code}",
+            "bulk",
+            EARN,
+            FOUR,
+            bulk(refused(code), failures=1),
+            [f"failed api.{code}"] * 4,
+        )
+        for code in (8902, 1101, 8892, 8874, 8901, 8899, 8881)
+    ),
+    (
+        "bulk answered with one doubtful item: 8896",
+        "bulk",
+        EARN,
+        FOUR,
+        bulk(refused(8896), failures=1),
+        ["unknown answer.unmatched"] * 4,
+    ),
+    *(
+        (f"single refused: {code}", "single", SINGLE, ("1",), refused(code), [f"failed api.{code}"])
+        for code in (1101, 8874, 11013, 8015, 1212)
+    ),
+    (
+        "coupon refused, without warnings",
+        "coupon",
+        COUPON,
+        ("1",),
+        {"errors": [{"status": False, "code": 709, "message": "m"}]},
+        ["failed api.709"],
+    ),
+    (
+        "cart refused: promotion not found",
+        "cart",
+        CART,
+        ("1",),
+        {"data": None, "errors": [{"code": 404, "message": "m"}]},
+        ["failed api.404"],
+    ),
+]
 
 
 @pytest.mark.parametrize("status", [200, 400])
 @pytest.mark.parametrize(
     ("route", "offer", "identifiers", "body", "expected"), [pytest.param(*case[1:], id=case[0]) for case in ISSUED]
 )
-def test_answers(route, offer, identifiers, body, expected, status):
+def test_answers(  # noqa: PLR0917 - a case has so many parts
+    route, offer, identifiers, body, expected, status
+):
     """Each answer gives each row what it says of it."""
     assert outcomes(route, offer, identifiers, status, json.dumps(body).encode()) == expected
 
@@ -249,7 +285,9 @@ def test_answers(route, offer, identifiers, body, expected, status):
 @pytest.mark.parametrize(
     ("route", "offer", "identifiers", "body", "expected"), [pytest.param(*case[1:], id=case[0]) for case in REFUSED]
 )
-def test_refusals(route, offer, identifiers, body, expected, status):
+def test_refusals(  # noqa: PLR0917 - a case has so many parts
+    route, offer, identifiers, body, expected, status
+):
     """Each refusal is one at 200 and at 4xx."""
     assert outcomes(route, offer, identifiers, status, json.dumps(body).encode()) == expected
 
