@@ -20,6 +20,10 @@ _EXPIRED = "498"
 _BUSY_CUSTOMER = "521"
 _AUTHORIZATION_UNAVAILABLE = "4001"
 _LONGEST_WISH_SECONDS = 60.0
+#: Codes that speak of one customer: said once for several, they leave open what became of the others.
+_ABOUT_ONE_CUSTOMER = frozenset(
+    {"521", "701", "708", "709", "715", "721", "8013", "8015", "8045", "8065", "8069", "8890"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,10 +173,12 @@ def _refused_whole(reading: Reading, known: Statement, reply: Reply, batch: Batc
     """A row of a request that was answered as a whole."""
     whole = reading.whole
     about_request = all(complaint.code in endpoint.WHOLE for complaint in whole)
-    if len(batch.rows) > 1 and not about_request and (reply.status < 400 or reading.one_item):
-        # One complaint for several customers, and not one that is known to be about the request: it
-        # may be about one of them, with the others issued.
-        return _row(Outcome.UNKNOWN, "answer.unmatched", known, whole[0])
+    if len(batch.rows) > 1 and not about_request:
+        about_one = reading.one_item or any(complaint.code in _ABOUT_ONE_CUSTOMER for complaint in whole)
+        if about_one or reply.status < 400 or reply.status == 409:
+            # One complaint for several customers, and not one that is known to be about the request: it
+            # may be about one of them, with the others issued.
+            return _row(Outcome.UNKNOWN, "answer.unmatched", known, whole[0])
     return _refusal(whole, known, endpoint)
 
 

@@ -294,10 +294,10 @@ def test_bulk_too_large():
 
 def items(*entries: object) -> dict[str, object]:
     response = [
-        {"result": {"entityId": entry, "earnedId": f"e{entry}"}, "errors": [], "warnings": []}
+        {"result": {"entityId": entry, "earnedId": f"e{entry}" + "b" * entries[:place].count(entry)}, "errors": []}
         if isinstance(entry, int)
         else {"errors": [{"code": entry, "message": "m"}], "warnings": []}
-        for entry in entries
+        for place, entry in enumerate(entries)
     ]
     return {"response": response, "totalCount": len(response), "failureCount": 0}
 
@@ -322,7 +322,7 @@ def test_bulk_ids_in_another_order():
 def test_bulk_merged_customer():
     """One item under an id that was not sent counts by position where every other position agrees."""
     assert references(items(7, 99, 9), "7", "8", "9") == ["e7", "e99", "e9"]
-    assert references(items(7, 7, 9), "7", "8", "9") == ["e7", "e7", "e9"]
+    assert references(items(7, 7, 9), "7", "8", "9") == ["e7", "e7b", "e9"]
 
 
 def test_bulk_two_strays_count_for_nothing():
@@ -375,6 +375,44 @@ def test_coupon_error_envelope_is_no_coupon():
         Outcome.FAILED,
         "api.4000",
     )
+
+
+@pytest.mark.parametrize("code", [10001, "10001", "ABC", 498])
+def test_coupon_beside_its_series_is_a_coupon(code):
+    """A code beside a series is a coupon's, whatever it looks like: it is never read as a refusal."""
+    (result,) = verdict("coupon", reply(200, {"code": code, "seriesId": 1, "customer": {"id": 7}})).results
+    assert (result.outcome, result.reference) == (Outcome.SUCCEEDED, str(code))
+
+
+@EACH
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"response": {"status": {"success": "true", "code": "200"}}},
+        {"code": 200, "message": "OK"},
+        {"code": 1001, "success": True, "message": "issued"},
+        {"status": {"code": "SUCCESS"}},
+        {"code": "ABC123", "message": "issued"},
+    ],
+)
+def test_good_news_without_proof_is_no_refusal(route, body):
+    """An envelope that speaks of success, or whose code is no error's, leaves the row unknown."""
+    assert only(verdict(route, reply(200, body)))[0] is Outcome.UNKNOWN
+
+
+def test_a_proof_that_stands_twice():
+    """A proof that two rows of one answer share is nobody's own."""
+    body = {"response": [{"result": {"earnedId": "1"}}, {"result": {"earnedId": "1"}}, {"result": {"earnedId": "2"}}]}
+    assert references(body, "a", "b", "c", kind="mobile") == ["unknown", "unknown", "2"]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "outcome"), [(409, 1, "unknown"), (400, 8015, "unknown"), (400, 1, "failed")]
+)
+def test_several_customers_and_one_complaint_at_4xx(status, code, outcome):
+    """A code about one customer, or a conflict, does not refuse the others; another code at 4xx refuses the request."""
+    found = verdict("cart", reply(status, {"data": None, "errors": [{"code": code, "message": "m"}]}), "7", "8")
+    assert {result.outcome.value for result in found.results} == {outcome}
 
 
 def test_references_and_details():

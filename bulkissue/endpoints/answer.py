@@ -97,7 +97,9 @@ def whole_errors(body: bytes) -> tuple[Complaint, ...]:
     The errors a body states for the whole request, in any envelope the service is known to use.
 
     `{"errors": […]}`, `{"error": {…}}`, the old `{"response": {"status": {"code": "498"}}}`, a bare
-    `{"code": …, "message": …}` or `{"errorCode": …}`, and XML with `<code>` and `<message>`.
+    `{"code": …, "message": …}` or `{"errorCode": …}`, and XML with `<code>` and `<message>`. A bare code counts
+    only where it is a number, does not mean success (2xx), and nothing beside it says success: what is an error's
+    code in one answer may be a coupon's, or plain good news, in another.
     """
     try:
         tree = msgspec.json.decode(body)
@@ -110,9 +112,15 @@ def whole_errors(body: bytes) -> tuple[Complaint, ...]:
         return listed
     response = tree.get("response")
     for place in (response.get("status") if isinstance(response, dict) else None, tree.get("status"), tree):
-        if isinstance(place, dict) and (code := as_text(place.get("code", place.get("errorCode")))):
-            return (Complaint(code, clipped(place.get("message"))),)
+        if isinstance(place, dict) and _is_refusal(place):
+            return (Complaint(as_text(place.get("code", place.get("errorCode"))), clipped(place.get("message"))),)
     return ()
+
+
+def _is_refusal(place: dict[str, object]) -> bool:
+    code = as_text(place.get("code", place.get("errorCode")))
+    good_news = any(str(place.get(name)).lower() in {"true", "success"} for name in ("success", "status"))
+    return code.isascii() and code.isdigit() and not (len(code) == 3 and code[0] == "2") and not good_news
 
 
 def as_text(value: object) -> str:

@@ -107,6 +107,9 @@ def read(reply: Reply, batch: Batch, offer: Offer) -> Reading:
     except UNREADABLE:
         return unreadable(len(batch.rows), reply.body)
     statements = [None if item is None else _statement(item, offer) for item in items]
+    proofs = [statement.proof for statement in statements if statement and statement.proof]
+    if len(set(proofs)) < len(proofs):
+        statements = _without_shared_proof(statements)
     notes = _count_notes(statements, failure_count)
     sent = batch.identifiers
     if len(items) == len(sent):
@@ -157,6 +160,15 @@ def _statement(item: _Item, offer: Offer) -> Statement:
         warnings=warnings,
         customer_id=as_text(result.entityId),
     )
+
+
+def _without_shared_proof(statements: list[Statement | None]) -> list[Statement | None]:
+    """A proof that stands twice in one answer is nobody's own: those rows have a statement without meaning."""
+    counted = Counter(statement.proof for statement in statements if statement)
+    return [
+        msgspec.structs.replace(one, foreign=True) if one and one.proof and counted[one.proof] > 1 else one
+        for one in statements
+    ]
 
 
 def _by_position_and_id(statements: list[Statement | None], sent: list[str], notes: tuple[str, ...]) -> Reading:

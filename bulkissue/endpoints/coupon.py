@@ -1,8 +1,8 @@
 """
 POST /v2/coupon/issue: give one customer a coupon of a series, under any identifier type.
 
-The proof is the coupon's code; `id` is 0 even on success. An error may come with a `code` of its own,
-so a code is a coupon's only where the answer has the shape of a coupon.
+The proof is the coupon's code; `id` is 0 even on success. An error may come with a `code` of its own, so a
+code beside a series is a coupon's, and a code without one is an error's only where it is known to be.
 """
 
 import msgspec
@@ -49,12 +49,10 @@ def read(reply: Reply, batch: Batch, offer: Offer) -> Reading:
     except UNREADABLE:
         return unreadable(len(batch.rows), reply.body)
     errors = complaints(answer.errors)
-    # `{"code": "498", "message": …}` is an error's envelope: a coupon has a series and no message.
-    coupon = isinstance(answer.code, str) and (
-        answer.seriesId is not None or (answer.message, answer.status) == (None,) * 2
-    )
+    # `{"code": "498", "message": …}` is an error's envelope: a coupon has a series, whatever its code looks like.
+    coupon = answer.seriesId is not None
     if not coupon and not errors:
-        return unreadable(len(batch.rows), reply.body)
+        return _without_series(answer, batch, reply)
     customer = answer.customer if isinstance(answer.customer, dict) else {}
     statement = Statement(
         proof=as_text(answer.code) if coupon else "",
@@ -65,3 +63,12 @@ def read(reply: Reply, batch: Batch, offer: Offer) -> Reading:
         valid_till=as_text(answer.validTill),
     )
     return Reading([statement])
+
+
+def _without_series(answer: _Answer, batch: Batch, reply: Reply) -> Reading:
+    """A code and no series: an error's envelope, a coupon that names nothing else, or neither for certain."""
+    reading = unreadable(len(batch.rows), reply.body)
+    nothing_beside = answer.message is None and answer.status is None
+    if isinstance(answer.code, str) and answer.code and nothing_beside:
+        return Reading([Statement(proof=as_text(answer.code), warnings=complaints(answer.warnings))])
+    return reading
