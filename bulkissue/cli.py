@@ -19,6 +19,7 @@ import click
 
 from bulkissue import __version__
 from bulkissue.errors import BulkissueError, ExitCode
+from bulkissue.streams import Unfailing
 
 if TYPE_CHECKING:
     from bulkissue import runs
@@ -451,6 +452,7 @@ class _Screen:
             taken=lambda intake: summary.print_taken(self.err, intake),
             planned=lambda drawn, _folder: self.say(summary.plan_lines(drawn)),
             sending=Progress(self.err).tell,
+            looking_up=lambda asked, of: self.say(f"{asked:,} of {of:,} customers looked up"),
         )
 
 
@@ -483,8 +485,6 @@ def main(arguments: list[str]) -> int:
         return refuse(trouble.exit_code, trouble.message, trouble.hint)
     except (click.Abort, KeyboardInterrupt):
         return refuse(ExitCode.INTERRUPTED, "interrupted")
-    except BrokenPipeError:
-        return ExitCode.OK
     except OSError as trouble:
         place = f": {trouble.filename}" if isinstance(trouble.filename, str) else ""
         return refuse(ExitCode.SETTINGS, f"{trouble.strerror or type(trouble).__name__}{place}")
@@ -500,6 +500,14 @@ def main(arguments: list[str]) -> int:
 
 def entry() -> None:
     """The `bulkissue` command."""
-    # Before and after the sending a SIGTERM ends the program as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(main(sys.argv[1:]))
+    # Before and after the sending a SIGTERM, or a closed terminal, ends the program as Ctrl-C does.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, signal.default_int_handler)
+    sys.stdout, sys.stderr = Unfailing(sys.stdout), Unfailing(sys.stderr)
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    if code == ExitCode.INTERRUPTED:
+        # Python remembers a Ctrl-C that met it while it was importing, and would end by the signal instead.
+        os._exit(code)
+    sys.exit(code)

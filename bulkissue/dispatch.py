@@ -66,6 +66,7 @@ class Dispatch:
         probe_seconds: Sequence[float] = PROBE_SECONDS,
     ) -> None:
         self.halt: Halt | None = None
+        self._interrupted = False
         self._stopping = asyncio.Event()
         self._changed = asyncio.Condition()
         self._batches = batches
@@ -112,9 +113,10 @@ class Dispatch:
 
     def interrupt(self) -> None:
         """Stop for a signal: the first time what is in flight is awaited, the second time it is given up."""
-        if self.halt is not None:
+        if self._interrupted:
             for task in self._tasks:
                 task.cancel()
+        self._interrupted = True
         self._stop(Halt.by("guard.signal", exit_code=ExitCode.INTERRUPTED))
 
     def _stop(self, halt: Halt | None) -> None:
@@ -221,7 +223,12 @@ class Dispatch:
             raise _Halted
         number = self._next_attempt
         self._next_attempt += 1
-        await self._scribe.note(Intent(number, batch.number, batch.rows, _now()))
+        try:
+            await self._scribe.note(Intent(number, batch.number, batch.rows, _now()))
+        except asyncio.CancelledError:
+            # Given up by a second signal while the intent was on its way to the disk: not a byte was sent.
+            await self._scribe.note(Answer(number, _now(), "guard.signal", ()))
+            raise
         reached("intent.noted")
         self._guards.tally.attempts += 1
         try:

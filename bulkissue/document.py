@@ -96,6 +96,7 @@ def of_preview(found: "Preview", job: "Job", exit_code: ExitCode) -> dict[str, A
             for group in drawn.groups
         ],
         "settled": [{**item} for item in found.settled],
+        "not_looked_up": found.not_looked_up,
         "error": None,
     }
 

@@ -157,7 +157,7 @@ def weigh(sent: Sent, reading: Reading, context: Context) -> Finding:
         return Finding("ambiguous", f"one issue could be it, but its date is {behind:.0f} seconds after it was sent")
     if context.rival:
         return Finding("ambiguous", f"one issue could be it, or that of {context.rival}")
-    return Finding("issued", f"exactly one issue could be it, made {instant_text(at)}", only.reference)
+    return Finding("issued", f"the only one that could be it, made {instant_text(at)}", only.reference)
 
 
 def confirms_success(reference: str, reading: Reading, answered: int, settings: ReconcileSection) -> tuple[str, str]:

@@ -21,7 +21,7 @@ import glob
 import os
 import socket
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,6 +64,8 @@ class Registered(msgspec.Struct, frozen=True):
         journal: Whether its journal was made. Until then it can have sent nothing.
         state: `open` while it may send, `recovered` after a crash once its journal was read into history,
             `settled` once it has ended and its history is written, `lost` once a person's word stands for its journal.
+        commits: How often its journal had been written when this entry was.
+        inode: The journal's file, as its file system knows it; a copy has another. 0 where that is not known yet.
     """
 
     run_id: str
@@ -72,6 +74,29 @@ class Registered(msgspec.Struct, frozen=True):
     started_at: str
     journal: bool = False
     state: str = "open"
+    commits: int = 0
+    inode: int = 0
+
+    def refuse_copy(self, journal: Path, commits: int) -> None:
+        """
+        Refuse a journal that may lack what this run sent: an older copy of the run folder, put in its place.
+
+        Args:
+            journal: The journal's file.
+            commits: How often it was written, by its own count.
+
+        Raises:
+            StateRefused: It was written less often than the register knows of; or the run crashed, and this is not
+                the file it was writing, so nobody can tell what is missing.
+        """
+        behind = commits < self.commits
+        other = self.state in {"open", "recovered"} and self.inode not in {0, journal.stat().st_ino}
+        if behind or other:
+            raise StateRefused(
+                f"{journal} is {'older than what run ' + self.run_id + ' did' if behind else 'a copy'}: "
+                f"run {self.run_id} may have sent more than it tells",
+                hint="put back the run folder itself; a copy of it made earlier will not do",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,27 +118,36 @@ class TargetState:
         for folder in self.folders:
             write_whole(folder / "runs" / f"{run.run_id}.json", msgspec.json.encode(run))
 
-    def issued(self, *, without: str = "") -> pl.LazyFrame:
+    def issued(self, *, without: str = "", only: str = "") -> pl.LazyFrame:
         """
         Who was, or may have been, issued this target: columns of `HISTORY_SCHEMA`, in no order.
 
         Args:
             without: A run to leave out: the one that asks.
+            only: A run to be asked alone.
         """
         found: dict[str, Path] = {}
         for folder in self.folders:
             for path in sorted((folder / "history").glob("*.parquet")):
-                if path.stem != without:
+                if path.stem != without and only in {"", path.stem}:
                     found.setdefault(path.stem, path)
         if not found:
             return pl.LazyFrame(schema=HISTORY_SCHEMA)
-        return pl.scan_parquet([found[run] for run in sorted(found)])
+        return pl.scan_parquet([found[run] for run in sorted(found)], glob=False)
+
+    def remembers(self, run_id: str) -> bool:
+        """Whether what a run issued is written in every folder that has it in its register."""
+        return all(
+            (folder / "history" / f"{run_id}.parquet").exists()
+            for folder in self.folders
+            if (folder / "runs" / f"{run_id}.json").exists()
+        )
 
     def write_history(self, run_id: str, parts: Sequence[Path]) -> None:
         """Replace what is remembered of a run by the parts' rows (Parquet files of `HISTORY_SCHEMA`)."""
         for folder in self.folders:
             with replacing_path(folder / "history" / f"{run_id}.parquet") as path:
-                rows = pl.scan_parquet(list(parts)) if parts else pl.LazyFrame(schema=HISTORY_SCHEMA)
+                rows = pl.scan_parquet(list(parts), glob=False) if parts else pl.LazyFrame(schema=HISTORY_SCHEMA)
                 rows.sink_parquet(path, compression="zstd")
 
     def keep_word(self, run_id: str, said: dict[str, object]) -> None:
@@ -151,7 +185,8 @@ def open_state(state_dir: Path, runs_dir: Path, *, init: bool) -> None:
 
     Args:
         state_dir: The state folder.
-        runs_dir: Where runs are kept; a missing state folder beside existing runs is refused.
+        runs_dir: Where runs are kept; a missing state folder is refused where one of them may have sent something,
+            whatever state folder it used: this one may have been moved.
         init: The user's word that the state folder may be made anew.
 
     Raises:
@@ -159,18 +194,16 @@ def open_state(state_dir: Path, runs_dir: Path, *, init: bool) -> None:
         TargetLocked: Another run is making it, and does not come to an end.
     """
     mark = state_dir / _MARK
-    if mark.exists():
-        try:
-            found = msgspec.json.decode(mark.read_bytes(), type=dict[str, int])["format"]
-        except (msgspec.DecodeError, KeyError) as trouble:
-            raise StateRefused(f"{mark} cannot be read", hint="restore the state folder from a backup") from trouble
-        if found > FORMAT:
-            raise StateRefused(f"{state_dir} has format {found}, this bulkissue knows up to {FORMAT}")
+    if _is_ours(mark):
         return
-    if not init and (run := _run_that_used(state_dir, runs_dir)):
+    if not init and (found := _run_that_may_have_sent(runs_dir)):
+        run, used = found
         raise StateRefused(
-            f"the state folder {state_dir} is missing, and run {run} used it",
-            hint="restore it; or say --init-state to begin without it, and customers may be issued twice",
+            f"the state folder {state_dir} is missing, and run {run} in {runs_dir} may have issued"
+            + (f"; its memory is in {used}" if used and used != str(state_dir) else ""),
+            hint="put the state folder back, or lead to it by state_dir; or say --init-state to begin without it: "
+            "right for a job that shares its runs_dir with others and has a state_dir of its own, "
+            "else customers may be issued twice",
         )
     make_folder(state_dir)
     # Two first runs, of whatever targets, may meet here and write the same mark.
@@ -184,16 +217,91 @@ def open_state(state_dir: Path, runs_dir: Path, *, init: bool) -> None:
         raise TargetLocked(f"another run is making the state folder {state_dir} just now", hint="start again")
 
 
-def _run_that_used(state_dir: Path, runs_dir: Path) -> str:
-    """A run below `runs_dir` that kept its state in `state_dir`, or may have; empty if there is none."""
-    for manifest in sorted(runs_dir.glob("*/run.json")):
+def require_state(state_dir: Path) -> None:
+    """
+    Make sure that the state folder is there, for what goes on with a run that used it; never makes one.
+
+    Raises:
+        StateRefused: It is missing, or is of a newer format.
+    """
+    if not _is_ours(state_dir / _MARK):
+        raise StateRefused(
+            f"the state folder {state_dir} is missing, and this run used it",
+            hint="put it back where it was, or restore it from a backup; one goes on with a run only with its memory",
+        )
+
+
+def _is_ours(mark: Path) -> bool:
+    """Whether the state folder of this mark is there."""
+    if not mark.exists():
+        return False
+    try:
+        found = msgspec.json.decode(mark.read_bytes(), type=dict[str, int])["format"]
+    except (msgspec.DecodeError, KeyError) as trouble:
+        raise StateRefused(f"{mark} cannot be read", hint="restore the state folder from a backup") from trouble
+    if found > FORMAT:
+        raise StateRefused(f"{mark.parent} has format {found}, this bulkissue knows up to {FORMAT}")
+    return True
+
+
+def _run_that_may_have_sent(runs_dir: Path) -> tuple[str, str] | None:
+    """A run below `runs_dir` that may have sent something, rehearsals aside, and its state folder if that is known."""
+    for folder in sorted({path.parent for name in ("run.json", "journal.db") for path in runs_dir.glob(f"*/{name}")}):
         try:
-            used = msgspec.json.decode(manifest.read_bytes(), type=dict[str, object]).get("state_dir")
+            manifest = msgspec.json.decode((folder / "run.json").read_bytes(), type=dict[str, object])
         except (OSError, msgspec.DecodeError):
-            used = str(state_dir)
-        if used == str(state_dir):
-            return manifest.parent.name
-    return ""
+            return folder.name, ""
+        unsent = manifest.get("state") == "planned" and not (folder / "journal.db").exists()
+        if manifest.get("rehearsal") is not True and not unsent:
+            return folder.name, str(manifest.get("state_dir", ""))
+    return None
+
+
+class _Lock(KernelLock):
+    """A kernel lock on the file that has the name now, and not on one that was replaced while it was taken."""
+
+    def take(self, holder: str) -> bool:
+        for _ in range(3):
+            if not super().take(holder):
+                return False
+            with suppress(FileNotFoundError):
+                if self._handle is not None and os.path.samestat(os.fstat(self._handle), self.path.stat()):
+                    return True
+            self.give_back()
+        return False
+
+
+@contextmanager
+def run_locked(folder: Path, run_id: str) -> Iterator[None]:
+    """
+    A run's own kernel lock, held until the block ends.
+
+    It stands in the run folder, so it tells that the run is alive even where the state folder, and the target's
+    lock with it, was replaced meanwhile.
+
+    Raises:
+        TargetLocked: Another process is at work on the run.
+        StateRefused: The folder is missing.
+    """
+    lock = _Lock(folder / ".lock")
+    try:
+        taken = lock.take(_holder(run_id))
+    except (FileNotFoundError, NotADirectoryError) as trouble:
+        raise StateRefused(f"{folder} is missing") from trouble
+    if not taken:
+        raise TargetLocked(
+            _locked_message(f"the folder {folder}", lock.holder()), hint="wait for it to end, then start again"
+        )
+    try:
+        yield
+    finally:
+        lock.give_back()
+
+
+def _holder(run_id: str) -> str:
+    return msgspec.json.encode(
+        {"run": run_id, "pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now(UTC).isoformat()}
+    ).decode()
 
 
 @contextmanager
@@ -206,27 +314,23 @@ def locked(state_dir: Path, target: Target, run_id: str) -> Iterator[TargetState
     Raises:
         TargetLocked: Another process holds one of them.
     """
-    holder = msgspec.json.encode(
-        {"run": run_id, "pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now(UTC).isoformat()}
-    ).decode()
+    holder = _holder(run_id)
     with ExitStack() as held:
         folders: dict[str, Path] = {}
-        wanted = target.names()
-        while wanted:
+        # Asked again once the locks are held: another run may have brought in a name meanwhile.
+        while wanted := [name for name in _names(state_dir, target) if name not in folders]:
             for name in wanted:
                 folder = state_dir / name
                 for part in (folder, folder / "runs", folder / "history"):
                     make_folder(part)
-                lock = KernelLock(folder / "lock")
+                lock = _Lock(folder / "lock")
                 # Never waits, so that two runs taking the same two locks cannot wait for each other.
                 if not lock.take(holder):
                     raise TargetLocked(
-                        _locked_message(target, lock.holder()), hint="wait for it to end, then start again"
+                        _locked_message(target.describe(), lock.holder()), hint="wait for it to end, then start again"
                     )
                 held.callback(lock.give_back)
                 folders[name] = folder
-            known = {name for run in _registered(list(folders.values())) for name in parse(run.target).names()}
-            wanted = sorted(known - folders.keys())
         yield TargetState(tuple(folders.values()))
 
 
@@ -249,6 +353,11 @@ def every_occasion(state_dir: Path, targets: Iterable[Target]) -> TargetState:
         state_dir: The state folder.
         targets: The promotion or series, by all names that are known; whatever the occasion.
     """
+    return TargetState(tuple(folder for several in _closure(state_dir, targets).values() for folder in several))
+
+
+def _closure(state_dir: Path, targets: Iterable[Target]) -> dict[str, list[Path]]:
+    """Every name of a promotion or series that any run knew, without the occasion, and its folders in all occasions."""
     folders: dict[str, list[Path]] = {}
     wanted = _without_occasion(targets)
     while wanted:
@@ -257,7 +366,17 @@ def every_occasion(state_dir: Path, targets: Iterable[Target]) -> TargetState:
             folders[name] = [place, *sorted(place.glob("occasion=*"))]
         runs = _registered([folder for several in folders.values() for folder in several])
         wanted = _without_occasion(parse(run.target) for run in runs) - folders.keys()
-    return TargetState(tuple(folder for several in folders.values() for folder in several))
+    return folders
+
+
+def _names(state_dir: Path, target: Target) -> list[str]:
+    """Every name the target goes by in its occasion, its own first; runs of any occasion tell which are one."""
+    known = {
+        name
+        for without in _closure(state_dir, [target])
+        for name in replace(parse(without), occasion=target.occasion).names()
+    }
+    return [*target.names(), *sorted(known - set(target.names()))]
 
 
 def _without_occasion(targets: Iterable[Target]) -> set[str]:
@@ -265,21 +384,15 @@ def _without_occasion(targets: Iterable[Target]) -> set[str]:
 
 
 def _unlocked(state_dir: Path, target: Target) -> TargetState:
-    folders: dict[str, Path] = {}
-    wanted = target.names()
-    while wanted:
-        folders |= {name: state_dir / name for name in wanted}
-        known = {name for run in _registered(list(folders.values())) for name in parse(run.target).names()}
-        wanted = sorted(known - folders.keys())
-    return TargetState(tuple(folders.values()))
+    return TargetState(tuple(state_dir / name for name in _names(state_dir, target)))
 
 
-def _locked_message(target: Target, holder: str) -> str:
+def _locked_message(what: str, holder: str) -> str:
     try:
         who = msgspec.json.decode(holder, type=dict[str, object])
     except msgspec.DecodeError:
-        return f"another run holds the lock of {target.describe()}"
+        return f"another run holds the lock of {what}"
     return (
-        f"run {who.get('run')} holds the lock of {target.describe()}: "
+        f"run {who.get('run')} holds the lock of {what}: "
         f"process {who.get('pid')} on {who.get('host')}, since {who.get('since')}"
     )

@@ -230,7 +230,7 @@ class Journal:
                 with connection:
                     connection.executemany(
                         "INSERT INTO meta VALUES (?, ?)",
-                        [("run_id", run_id), ("plan_sha256", plan_sha256), ("open", "0")],
+                        [("run_id", run_id), ("plan_sha256", plan_sha256), ("open", "0"), ("commits", "0")],
                     )
                 _use_wal(connection)  # last: until here every commit goes into the file itself
         except (sqlite3.Error, OSError) as trouble:
@@ -269,16 +269,14 @@ class Journal:
             try:
                 if not path.exists():
                     raise StateRefused(f"{path} is missing", hint="restore the run folder as it was")
-                _refuse_main_file(path)
+                made_for = {"run_id": run_id} | ({} if plan_sha256 is None else {"plan_sha256": plan_sha256})
+                _refuse_main_file(path, made_for)
                 reader = _connect(_copied(path, held) if or_copy and _has_no_index(path) else path, "ro")
                 held.callback(reader.close)
                 _refuse_foreign(path, reader)
                 if (found := reader.execute("PRAGMA integrity_check(1)").fetchone()) != ("ok",):
                     raise StateRefused(f"{path} is damaged: {found[0]}", hint=_RESTORE)
-                meta = dict(reader.execute("SELECT key, value FROM meta").fetchall())
-                for key, value in (("run_id", run_id), ("plan_sha256", plan_sha256)):
-                    if value is not None and meta.get(key) != value:
-                        raise StateRefused(f"{path} is another run's journal: its {key} differs")
+                _refuse_other(path, reader, made_for)
                 return cls(path, reader, held.pop_all())
             except (sqlite3.Error, OSError) as trouble:
                 raise _refused(path, trouble) from trouble
@@ -312,6 +310,9 @@ class Journal:
             with self._writer:
                 for entry in entries:
                     self._insert(entry)
+                # SQLite reads whatever WAL stands beside the file. With this every WAL holds the page that names
+                # its run, so that another run's gives itself away.
+                self._writer.execute("UPDATE meta SET value = value + 1 WHERE key = 'commits'")
         except sqlite3.Error as trouble:
             raise _refused(self.path, trouble) from trouble
 
@@ -374,7 +375,7 @@ class Journal:
                 self._reader.execute("ROLLBACK")
 
     def meta(self) -> dict[str, str]:
-        """What the journal was made for: `run_id`, `plan_sha256`, `open`."""
+        """What the journal was made for, and how often it was written: `run_id`, `plan_sha256`, `open`, `commits`."""
         with self._reading():
             return dict(self._reader.execute("SELECT key, value FROM meta").fetchall())
 
@@ -543,7 +544,16 @@ def _refuse_foreign(path: Path, connection: sqlite3.Connection) -> None:
         )
 
 
-def _refuse_main_file(path: Path) -> None:
+def _refuse_other(path: Path, connection: sqlite3.Connection, made_for: dict[str, str]) -> dict[str, str]:
+    """What the journal was made for, which has to be this."""
+    meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
+    for key, value in made_for.items():
+        if meta.get(key) != value:
+            raise StateRefused(f"{path} is another run's journal: its {key} differs")
+    return meta
+
+
+def _refuse_main_file(path: Path, made_for: dict[str, str]) -> None:
     """Refuse what the main file alone gives away. SQLite, asked to open an empty one, throws its WAL away."""
     wal = _wal(path)
     # Looked at before and after the mark, as a writer may begin or close at this moment.
@@ -554,10 +564,10 @@ def _refuse_main_file(path: Path) -> None:
             (page_size,) = main_file_alone.execute("PRAGMA page_size").fetchone()
             if path.stat().st_size % page_size:  # SQLite fills a page up with zeros
                 raise StateRefused(f"{path} is damaged: it ends in the middle of a page", hint=_RESTORE)
-            mark = main_file_alone.execute("SELECT value FROM meta WHERE key = 'open'").fetchone()
+            mark = _refuse_other(path, main_file_alone, made_for).get("open")
     except sqlite3.DatabaseError:
         return  # killed in the middle of a checkpoint, the file is whole only together with its WAL; or never
-    if mark == ("1",) and not there and not _is_wal(wal):
+    if mark == "1" and not there and not _is_wal(wal):
         raise StateRefused(
             f"{path} was left open and its WAL file {wal.name} is gone: the last intents are lost",
             hint="restore the whole run folder; otherwise every row of this run may have been issued",

@@ -119,7 +119,7 @@ def write(run: Run, journal: Journal, ending: Ending, formats: Sequence[str], ou
         if "parquet" in formats:
             as_parquet = path.with_suffix(".parquet")
             with replacing_path(as_parquet) as partial:
-                pl.scan_csv(path, infer_schema=False).sink_parquet(partial)
+                pl.scan_csv(path, infer_schema=False, glob=False).sink_parquet(partial)
             books.digests[as_parquet.name] = {"rows": rows, "sha256": sha256(as_parquet)}
     return books
 
@@ -233,7 +233,7 @@ def derive(run: Run, journal: Journal, ending: Ending) -> Iterator[pl.DataFrame]
 
 
 def _piece(path: Path, start: int) -> pl.DataFrame:
-    return pl.scan_parquet(path).slice(start, _SLICE).collect()
+    return pl.scan_parquet(path, glob=False).slice(start, _SLICE).collect()
 
 
 def _results(journal: Journal, plan: pl.DataFrame) -> pl.DataFrame:

@@ -82,7 +82,16 @@ class Plan:
         return sum(group.rows for group in self.groups)
 
 
-def draw(input_path: Path, intake: Intake, job: Job, issued: pl.LazyFrame, *, limit: int | None, out: Path) -> Plan:
+def draw(
+    input_path: Path,
+    intake: Intake,
+    job: Job,
+    issued: pl.LazyFrame,
+    *,
+    limit: int | None,
+    out: Path,
+    customers: pl.LazyFrame | None = None,
+) -> Plan:
     """
     Plan a run and write `plan.parquet`.
 
@@ -93,24 +102,50 @@ def draw(input_path: Path, intake: Intake, job: Job, issued: pl.LazyFrame, *, li
         issued: This target's history, `history.HISTORY_SCHEMA`.
         limit: Send at most so many rows, the first ones; None for all.
         out: Where the plan goes.
+        customers: Who is behind other identifiers than ids, `customers.SCHEMA`; None not to ask who is the same.
 
     Raises:
         InputRefused: A file has no column the job can use.
     """
-    rows = plan_rows(input_path, intake, job, issued, limit=limit)
+    rows = plan_rows(input_path, intake, job, issued, limit=limit, customers=customers)
     with replacing_path(out) as path:
         rows.write_parquet(path, compression="zstd", row_group_size=_ROW_GROUP)
     return summarise(rows, job)
 
 
-def plan_rows(input_path: Path, intake: Intake, job: Job, issued: pl.LazyFrame, *, limit: int | None) -> pl.DataFrame:
+def plan_rows(
+    input_path: Path,
+    intake: Intake,
+    job: Job,
+    issued: pl.LazyFrame,
+    *,
+    limit: int | None,
+    customers: pl.LazyFrame | None = None,
+) -> pl.DataFrame:
     """As `draw`, without writing: columns of `PLAN_SCHEMA`, every input row once, in order."""
-    rows = _identified(input_path, intake, job)
-    rows = _reject_ambiguous(rows, job)
-    rows = _settle_repeats(rows, input_path)
-    rows = _settle_issued(rows, issued)
+    rows = _distinct(input_path, intake, job)
+    if customers is not None:
+        rows = _settle_same_customer(_with_customers(rows, customers), input_path)
+    rows = _settle_issued(rows, issued, customers)
     rows = _leave_out(rows, limit)
     return _cut(rows, job).select(pl.col(name).cast(dtype) for name, dtype in PLAN_SCHEMA.items())
+
+
+def customers_of(input_path: Path, intake: Intake, job: Job) -> pl.DataFrame:
+    """
+    Every usable identifier of the input once, before history is asked.
+
+    Returns:
+        `row` (its first), `identifier_type` (String), `identifier`, `compare_key`, `source`, `account_id`; in order.
+    """
+    rows = _distinct(input_path, intake, job).filter(pl.col("outcome").is_null())
+    kind = pl.col("identifier_type").cast(pl.String)
+    return rows.select("row", kind, "identifier", "compare_key", "source", "account_id")
+
+
+def _distinct(input_path: Path, intake: Intake, job: Job) -> pl.DataFrame:
+    """Every row; without an outcome those whose identifier is usable and stands for the first time."""
+    return _settle_repeats(_reject_ambiguous(_identified(input_path, intake, job), job), input_path)
 
 
 def _identified(input_path: Path, intake: Intake, job: Job) -> pl.DataFrame:
@@ -124,7 +159,7 @@ def _identified(input_path: Path, intake: Intake, job: Job) -> pl.DataFrame:
                 hint="set [identifiers] default_type, or name the column under [input.columns], as in mobile = "
                 f'"{next(iter(file.columns.values()), "…")}"',
             )
-        part = pl.scan_parquet(input_path).slice(offset, file.rows)
+        part = pl.scan_parquet(input_path, glob=False).slice(offset, file.rows)
         parts.append(identify(part, file.columns, file.form, job.identifiers, carried))
         offset += file.rows
     rows = pl.concat(parts).collect(engine="streaming")
@@ -223,10 +258,15 @@ def _apply(rows: pl.DataFrame, settled: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def name_of(input_path: Path, row: int) -> str:
+    """A row as messages name it."""
+    return str(_row_names(input_path, pl.Series([row], dtype=pl.UInt32))["name"][0])
+
+
 def _row_names(input_path: Path, wanted: pl.Series) -> pl.DataFrame:
     """Rows as messages name them, `FILE row N`: columns `row`, `name`."""
     return (
-        pl.scan_parquet(input_path)
+        pl.scan_parquet(input_path, glob=False)
         .select("_bi_source_file", "_bi_row")
         .with_row_index("row")
         .join(wanted.to_frame("row").lazy(), on="row", how="semi")
@@ -235,10 +275,49 @@ def _row_names(input_path: Path, wanted: pl.Series) -> pl.DataFrame:
     )
 
 
-def _settle_issued(rows: pl.DataFrame, issued: pl.LazyFrame) -> pl.DataFrame:
+def _with_customers(rows: pl.DataFrame, customers: pl.LazyFrame) -> pl.DataFrame:
+    """The rows with `customer`, the service's own id (String); null where it is not known."""
+    key = ["identifier_type", "compare_key", "source", "account_id"]
+    return (
+        rows.lazy()
+        .with_columns(pl.col("identifier_type").cast(pl.String))
+        .join(customers, on=key, how="left", maintain_order="left")
+        .with_columns(
+            pl.col("identifier_type").cast(_TYPE),
+            pl.when(pl.col("identifier_type") == "id").then("compare_key").otherwise("customer_id").alias("customer"),
+        )
+        .drop("customer_id")
+        .collect()
+    )
+
+
+def _settle_same_customer(rows: pl.DataFrame, input_path: Path) -> pl.DataFrame:
+    """Of several identifiers of one customer the first is sent."""
+    live = rows.lazy().filter(pl.col("outcome").is_null(), pl.col("customer").is_not_null())
+    repeats = (
+        live.select("row", pl.col("row").min().over("customer").alias("first"))
+        .filter(pl.col("row") > pl.col("first"))
+        .collect()
+    )
+    if repeats.is_empty():
+        return rows
+    names = _row_names(input_path, repeats["first"].unique().alias("row"))
+    settled = repeats.join(names, left_on="first", right_on="row", how="left").select(
+        "row",
+        pl.lit(Outcome.DUPLICATE.value, _OUTCOME).alias("new_outcome"),
+        pl.lit("dedupe.same_customer").alias("new_reason"),
+        pl.format("the same customer stands at {} under another identifier", "name").alias("new_message"),
+    )
+    return _apply(rows, settled)
+
+
+def _settle_issued(rows: pl.DataFrame, issued: pl.LazyFrame, customers: pl.LazyFrame | None) -> pl.DataFrame:
     """Rows whose customer an earlier run issued, or may have issued, are not sent."""
+    named = [] if customers is None else ["customer"]
     held = held_by_history(
-        rows.lazy().filter(pl.col("outcome").is_null()).select("row", "identifier_type", "compare_key"), issued
+        rows.lazy().filter(pl.col("outcome").is_null()).select("row", "identifier_type", "compare_key", *named),
+        issued,
+        customers,
     )
     return _apply(
         rows,
@@ -251,19 +330,39 @@ def _settle_issued(rows: pl.DataFrame, issued: pl.LazyFrame) -> pl.DataFrame:
     )
 
 
-def held_by_history(rows: pl.LazyFrame, issued: pl.LazyFrame) -> pl.DataFrame:
+def held_by_history(rows: pl.LazyFrame, issued: pl.LazyFrame, customers: pl.LazyFrame | None = None) -> pl.DataFrame:
     """
     Which rows an earlier run issued, or may have issued.
 
     Args:
-        rows: `row`, `identifier_type`, `compare_key`.
+        rows: `row`, `identifier_type`, `compare_key`; and where `customers` are given, `customer`.
         issued: `history.HISTORY_SCHEMA`.
+        customers: Who is behind history's identifiers where its own lines do not say, `customers.SCHEMA`.
 
     Returns:
         `row`, `reason` (`dedupe.issued` or `dedupe.unknown`), `message` naming the run; a line for each row held.
     """
     key = ["identifier_type", "compare_key"]
     wanted = rows.with_columns(pl.col("identifier_type").cast(pl.String))
+    held = _held(wanted, issued, key, "")
+    if customers is None:
+        return held
+    looked_up = customers.select(*key, "customer_id").unique().rename({"customer_id": "looked_up"})
+    said = (
+        pl.when(pl.col("customer_id") != "")
+        .then("customer_id")
+        .when(pl.col("identifier_type") == "id")
+        .then("compare_key")
+        .otherwise("looked_up")
+    )
+    by_customer = issued.join(looked_up, on=key, how="left").with_columns(said.alias("customer"))
+    others = wanted.filter(pl.col("customer").is_not_null()).join(held.lazy(), on="row", how="anti")
+    more = _held(others, by_customer, ["customer"], " to the same customer under another identifier")
+    return pl.concat([held, more]).sort("row")
+
+
+def _held(wanted: pl.LazyFrame, issued: pl.LazyFrame, key: list[str], how: str) -> pl.DataFrame:
+    """As `held_by_history`, by the columns `key`; `how` goes into the message."""
     # History may be fifty million rows and the input ten thousand: the semi join keeps what matters of it.
     found = (
         issued.select(*key, "outcome", "run").join(wanted.select(key), on=key, how="semi").collect(engine="streaming")
@@ -279,8 +378,10 @@ def held_by_history(rows: pl.LazyFrame, issued: pl.LazyFrame) -> pl.DataFrame:
             pl.col("row").cast(pl.UInt32),
             pl.when(certain).then(pl.lit("dedupe.issued")).otherwise(pl.lit("dedupe.unknown")).alias("reason"),
             pl.when(certain)
-            .then(pl.format("issued in run {}", "run"))
-            .otherwise(pl.format("may have been issued in run {}; reconcile or resolve that run first", "run"))
+            .then(pl.format("issued{} in run {}", pl.lit(how), "run"))
+            .otherwise(
+                pl.format("may have been issued{} in run {}; reconcile or resolve that run first", pl.lit(how), "run")
+            )
             .alias("message"),
         )
         .collect()
@@ -345,7 +446,7 @@ def examples(path: Path, input_path: Path, most: int = 3) -> pl.DataFrame:
         For each outcome and reason that the plan settles: `outcome`, `reason`, `rows` (how many), `names`
         (some of them, as messages name rows), `message` (the first one's).
     """
-    settled = pl.scan_parquet(path).filter(pl.col("outcome").is_not_null())
+    settled = pl.scan_parquet(path, glob=False).filter(pl.col("outcome").is_not_null())
     found = (
         settled.group_by("outcome", "reason")
         .agg(pl.len().alias("rows"), pl.col("row").head(most), pl.col("message").first())
@@ -379,7 +480,7 @@ def left(path: Path, plan: Plan, settled: bytearray) -> tuple[int, int]:
     return rows, requests
 
 
-def hold(path: Path, settled: bytearray, issued: pl.LazyFrame) -> pl.DataFrame:
+def hold(path: Path, settled: bytearray, issued: pl.LazyFrame, customers: pl.LazyFrame | None = None) -> pl.DataFrame:
     """
     Which rows still to be sent another run has issued, or may have: columns as `held_by_history`.
 
@@ -387,14 +488,19 @@ def hold(path: Path, settled: bytearray, issued: pl.LazyFrame) -> pl.DataFrame:
         path: `plan.parquet`.
         settled: One byte for each row, 2 where it is not to be sent any more (`journal.SENT`).
         issued: The target's history without this run.
+        customers: As for `draw`.
     """
+    columns = ["row", "identifier_type", "identifier", "compare_key", "source", "account_id", "batch"]
     live = (
-        pl.read_parquet(path, columns=["row", "identifier_type", "identifier", "compare_key", "batch"])
+        pl.read_parquet(path, columns=columns)
         .filter(pl.col("batch").is_not_null())
         .with_columns(pl.coalesce("compare_key", "identifier").alias("compare_key"))
     )
     unsent = pl.Series([settled[row] != SENT for row in live["row"]], dtype=pl.Boolean)
-    return held_by_history(live.lazy().filter(pl.lit(unsent)).select("row", "identifier_type", "compare_key"), issued)
+    left_over = live.filter(unsent)
+    if customers is not None:
+        left_over = _with_customers(left_over, customers)
+    return held_by_history(left_over.lazy().drop("identifier", "source", "account_id", "batch"), issued, customers)
 
 
 def batches(path: Path, plan: Plan, settled: bytearray | None = None) -> Iterator[Batch]:
@@ -412,7 +518,7 @@ def batches(path: Path, plan: Plan, settled: bytearray | None = None) -> Iterato
         rest: pl.DataFrame | None = None
         for start in range(0, plan.rows, _SLICE):
             piece = (
-                pl.scan_parquet(path)
+                pl.scan_parquet(path, glob=False)
                 .slice(start, _SLICE)
                 .filter(pl.col("batch").is_between(group.first, group.last))
                 .select(columns)

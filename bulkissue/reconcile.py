@@ -7,19 +7,19 @@ other rows of any run hold of the same promotion or series, in whatever occasion
 
 import asyncio
 import signal
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Self
+from typing import TypeVar
 
 import polars as pl
 
-from bulkissue import history, ledgers
+from bulkissue import claims, history, ledgers
+from bulkissue.claims import Claims, OpenRow
 from bulkissue.credentials import Credentials
 from bulkissue.endpoints import offer_of
 from bulkissue.errors import ExitCode
@@ -43,14 +43,15 @@ from bulkissue.outcomes import REASONS, Outcome
 from bulkissue.readback import READERS
 from bulkissue.readback.page import Asked, Page, Reading, unite
 from bulkissue.reader import Reader, Stopped, Unread, reading
-from bulkissue.target import Target, parse
+from bulkissue.target import parse
+
+T = TypeVar("T")
 
 #: Known successes that are looked up before "nothing is there" is believed.
 MOST_CONTROLS = 3
 _MOST_PAGES = 1000
 _SETTLING = {"issued": (Outcome.SUCCEEDED, "reconcile.issued"), "not_issued": (Outcome.FAILED, "reconcile.not_issued")}
 _PROVEN = "answer.proof"
-_ASKED = (pl.col("identifier_type").cast(pl.String), "identifier", "source", "account_id")
 _PICKED = (
     "_bi_place",
     "_bi_source_file",
@@ -218,11 +219,12 @@ class _ReadingBack:
         self._controls = controls
         self._account = account
         self._settle = settle
-        self._failed_controls: dict[tuple[str, str], str] = {}
+        self._unproven: dict[tuple[str, str], str] = {}
         self._clock = Clock()
         self._unknown: list[tuple[Row, Reading]] = []
         self._taken: set[str] = set()
-        self._identities: dict[tuple[str, str, str], str | None] = {}
+        self._identities: dict[OpenRow, str | None] = {}
+        self._evidence = f"read from {instant_text(_now())} by GET {self._endpoint.PATH}"
 
     async def settle_unknown(self, rows: Sequence[Row]) -> None:
         """
@@ -239,7 +241,7 @@ class _ReadingBack:
             self._unknown.append((row, shown))
             finding = weigh(row.sent, shown, self._context(row))
             if finding.kind in {"not_issued", "too_early"} or not shown.found:
-                self._note(row, shown, finding)
+                self._note(row, finding)
             else:
                 open_rows.append((row, shown))
 
@@ -251,9 +253,9 @@ class _ReadingBack:
             for row, shown in sorted(open_rows, key=lambda pair: pair[0].place):
                 finding = weigh(row.sent, shown, self._context(row, claimed))
                 if finding.kind == "issued" and finding.reference.casefold() != row.sent.reference.casefold():
-                    rival = await self._rival(row, shown, finding.reference, memory)
+                    rival = await self._rival(row, shown, memory)
                     finding = weigh(row.sent, shown, self._context(row, claimed, rival))
-                self._note(row, shown, finding)
+                self._note(row, finding)
 
     async def hold_sample(self, rows: Sequence[Row]) -> None:
         """Hold succeeded and failed rows against the service."""
@@ -273,13 +275,13 @@ class _ReadingBack:
                 else:
                     verdict, why = confirms_failure(row.sent, its, self._context(row, claimed))
                     if verdict == "disagrees":
-                        rival = await self._rival(row, its, "", memory)
+                        rival = await self._rival(row, its, memory)
                         verdict, why = confirms_failure(row.sent, its, self._context(row, claimed, rival))
                 self._account.sampled.append(Sampled(row, verdict, why))
 
     def _context(self, row: Row, claimed: Iterable[str] = (), rival: str = "") -> Context:
         return Context(
-            control=self._failed_controls[row.asked.kind],
+            control=self._unproven[row.asked.kind],
             clock=self._clock,
             claimed={*claimed, *self._taken},
             rival=rival,
@@ -287,22 +289,21 @@ class _ReadingBack:
             settings=self._case.job.reconcile,
         )
 
-    def _note(self, row: Row, shown: Reading, finding: Finding) -> None:
+    def _note(self, row: Row, finding: Finding) -> None:
         self._account.findings.append((row, finding))
         if finding.reference:
             self._taken.add(finding.reference.casefold())
         outcome, reason = _SETTLING.get(finding.kind, (Outcome.UNKNOWN, row.reason))
-        settles = finding.kind in _SETTLING
-        seen = f"GET {self._endpoint.PATH} showed {len(shown.found)} of this target at {instant_text(shown.at)}"
+        said = REASONS[reason] if finding.kind in _SETTLING else "not settled by reading back"
         self._settle(
             Settlement(
                 row=row.place,
                 outcome=outcome,
                 reason=reason,
-                message=REASONS[reason] if settles else f"not settled by reading back: {finding.why}",
+                message=f"{said}: {finding.why}",
                 reference=finding.reference,
                 settled_by="reconcile",
-                evidence=f"{seen}; {finding.why}" if settles else seen,
+                evidence=self._evidence,
                 at=_now(),
             )
         )
@@ -340,11 +341,11 @@ class _ReadingBack:
                 made = [one for one in shown if one.reference.casefold() == reference.casefold()]
                 if made:
                     seen.append(Shown(sent, answered, made[0].at))
-                    self._failed_controls[kind] = ""
+                    self._unproven[kind] = ""
                     break
             else:
                 known = f"none of {len(tried)} known successes is" if tried else "no success is known to be"
-                self._failed_controls[kind] = f"{known} shown by the same question, so that may mean nothing"
+                self._unproven[kind] = f"{known} shown by the same question, so that may mean nothing"
         limits = self._case.job.api.limits
         longest = 2 * limits.connect_timeout_seconds + limits.read_timeout_seconds
         self._clock = clock_of(seen, self._case.job.reconcile, round(longest * 1000))
@@ -355,170 +356,64 @@ class _ReadingBack:
         for row in own:
             yield row.asked, row.sent.reference, row.sent.first, row.sent.last
         identifier_type, source = kind
-        issued = _every_occasion(self._case, ()).issued(without=self._case.run.run_id)
+        everything = history.every_occasion(self._case.state_dir, [parse(self._case.run.target)])
         certain = (pl.col("outcome") == Outcome.SUCCEEDED.value) & (pl.col("identifier_type") == identifier_type)
         dated = pl.col("reference").is_not_null() & pl.col("answered_at").is_not_null()
+        issued = everything.issued(without=self._case.run.run_id)
         latest = issued.filter(certain & dated).top_k(MOST_CONTROLS - len(own), by=["answered_at", "compare_key"])
         for key, reference, answered in latest.select("compare_key", "reference", "answered_at").collect().iter_rows():
             yield Asked(identifier_type, key, source), reference, None, _ms(answered)
 
-    def _remembered(self, shown: Iterable[tuple[Row, Reading]]) -> "_Memory":
-        return _Memory(self._case, {names for _, reading in shown for names in reading.names})
+    def _remembered(self, shown: Iterable[tuple[Row, Reading]]) -> AbstractContextManager[Claims]:
+        case, names = self._case, {names for _, reading in shown for names in reading.names}
+        return claims.remembered(case.run, case.journal, case.ending, case.state_dir, names)
 
-    async def _rival(self, row: Row, shown: Reading, reference: str, memory: "_Memory") -> str:
-        """Who else may own the issue: another row of the same customer of which it is not known what it was issued."""
+    async def _rival(self, row: Row, shown: Reading, memory: Claims) -> str:
+        """Who else may own what is shown: another row of the same customer of which it is not known what it got."""
+        references = {one.reference for one in shown.found}
         for other, its in self._unknown:
             if other.place == row.place:
                 continue
-            if its.customer_ids & shown.customer_ids or any(one.reference == reference for one in its.found):
+            if its.customer_ids & shown.customer_ids or any(one.reference in references for one in its.found):
                 return f"{other.name}, which is the same customer"
             if its.doubt and not its.customer_ids and not its.nobody:
                 return f"{other.name}, which may be the same customer and could not be read"
         if memory.blind:
             return f"a row of run {memory.blind}, whose journal is gone"
-        for open_row in memory.open_rows:
-            if (open_row.identifier_type, open_row.key) == (row.asked.identifier_type, row.key):
-                return f"{open_row.name}, which is the same customer"
-        for open_row in memory.open_rows:
-            known = open_row.customer_id or await self._identity(open_row, memory)
-            if known is None:
-                return f"{open_row.name}, which may be the same customer and could not be read"
-            if known in shown.customer_ids:
-                return f"{open_row.name}, which is the same customer"
-        return ""
+        key = (row.asked.identifier_type, row.key)
+        same = next((one for one in memory.open_rows if (one.identifier_type, one.key) == key), None)
+        if same is None:
+            await self._identify(row, memory)
+            ids = {*shown.customer_ids, None}
+            same = next((one for one in memory.open_rows if self._identities[one] in ids), None)
+        if same is None:
+            return ""
+        certain = same.key == row.key or self._identities[same] is not None
+        return f"{same.name}, which {'is' if certain else 'may be'} the same customer"
 
-    async def _identity(self, open_row: "_OpenRow", memory: "_Memory") -> str | None:
-        """The customer id of another run's row; empty where there is no such customer, None where it cannot be said."""
-        key = (open_row.run, open_row.identifier_type, open_row.key)
-        if key not in self._identities:
-            asked = memory.asked(open_row)
-            page = None
-            if asked is not None:
-                page = await self._page(self._endpoint.requests(asked, self._offer)[0], asked)
-            told = page is not None and (page.customer_id or page.nobody or not page.doubt)
-            self._identities[key] = page.customer_id if page is not None and told else None
-        return self._identities[key]
+    async def _identify(self, row: Row, memory: Claims) -> None:
+        """
+        Learn the customer ids of all open rows: empty where there is no such customer, None where it cannot be said.
 
+        Where a run's folder is gone, the source of `row` is as good a guess as any.
+        """
 
-@dataclass(frozen=True, slots=True)
-class _OpenRow:
-    """A row of any run that may own an issue nobody can name: unknown, or issued by a person's word."""
+        async def identify(one: OpenRow) -> None:
+            known = memory.asked(one)
+            asked = known or Asked(one.identifier_type, one.key, row.asked.source)
+            page = await self._page(self._endpoint.requests(asked, self._offer)[0], asked)
+            told = page.customer_id or not page.doubt or (page.nobody and known)
+            self._identities[one] = page.customer_id if told else None
 
-    run: str
-    file: str
-    number: int
-    identifier_type: str
-    key: str = field(repr=False)
-    customer_id: str = field(repr=False)
-
-    @property
-    def name(self) -> str:
-        """As messages name it."""
-        return f"{self.file} row {self.number} of run {self.run}"
-
-
-class _Memory:
-    """
-    What is remembered of the promotion or series at this moment, in all occasions, also of runs that are sending.
-
-    A context manager: what it keeps for its while goes with it.
-
-    Args:
-        case: The run.
-        names: Other names of the promotion, as readings told: id, identifier.
-    """
-
-    def __init__(self, case: Case, names: Iterable[tuple[str, str]]) -> None:
-        self.blind = ""
-        self._case = case
-        self._names = names
-        self._runs: dict[str, history.Registered] = {}
-        self._issued = pl.LazyFrame(schema=history.HISTORY_SCHEMA)
-        self._open_rows: list[_OpenRow] | None = None
-        self._asked: dict[str, dict[tuple[str, int], Asked]] = {}
-
-    def __enter__(self) -> Self:
-        self._scratch = tempfile.TemporaryDirectory(prefix=".reconcile-", dir=self._case.run.folder)
-        everything = _every_occasion(self._case, self._names)
-        parts = []
-        # The register first: a run that settles meanwhile is then read twice, and none is overlooked.
-        for number, run in enumerate(everything.runs()):
-            self._runs[run.run_id] = run
-            if run.state != "open" or not run.journal:
-                continue
-            out = Path(self._scratch.name) / str(number)
-            out.mkdir()
-            if run.run_id == self._case.run.run_id:
-                parts += ledgers.history_parts(self._case.run, self._case.journal, self._case.ending, out)
-            elif (Path(run.run_dir) / "journal.db").exists():
-                parts += ledgers.journalled_history(Path(run.run_dir), out)
-            else:
-                self.blind = run.run_id
-        remembered = everything.issued()
-        self._issued = pl.concat([remembered, pl.scan_parquet(parts)]) if parts else remembered
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._scratch.cleanup()
-
-    def claimed(self, references: set[str]) -> set[str]:
-        """Those of the references that a row holds, in lower case."""
-        if not references:
-            return set()
-        wanted = pl.col("reference").str.to_lowercase().is_in([one.lower() for one in references])
-        held = self._issued.filter((pl.col("outcome") == Outcome.SUCCEEDED.value) & wanted)
-        return {one.casefold() for one in held.select("reference").collect()["reference"]}
-
-    @property
-    def open_rows(self) -> list[_OpenRow]:
-        """Each customer once, by identifier; without this run's unknown rows, which are being read themselves."""
-        if self._open_rows is None:
-            unknown = pl.col("outcome") == Outcome.UNKNOWN.value
-            ours = unknown & (pl.col("run") == self._case.run.run_id)
-            nameless = (pl.col("outcome") == Outcome.SUCCEEDED.value) & pl.col("reference").is_null()
-            columns = ("run", "source_file", "source_row", "identifier_type", "compare_key", "customer_id")
-            chosen = self._issued.filter((unknown | nameless) & ~ours).select(columns).sort(columns[:3])
-            once = chosen.unique(["identifier_type", "compare_key"], keep="first", maintain_order=True).collect()
-            self._open_rows = [
-                _OpenRow(run, file, number, kind, key, customer or "")
-                for run, file, number, kind, key, customer in once.iter_rows()
-            ]
-        return self._open_rows
-
-    def asked(self, row: _OpenRow) -> Asked | None:
-        """How to ask for the customer of a row; None where its run's folder is gone."""
-        if row.run not in self._asked:
-            wanted = [(one.file, one.number) for one in self.open_rows if one.run == row.run]
-            self._asked[row.run] = _asked(Path(self._runs[row.run].run_dir), wanted) if row.run in self._runs else {}
-        return self._asked[row.run].get((row.file, row.number))
-
-
-def _asked(folder: Path, wanted: list[tuple[str, int]]) -> dict[tuple[str, int], Asked]:
-    """How rows of a run were sent, by file and number."""
-    if not all((folder / name).exists() for name in ("input.parquet", "plan.parquet")):
-        return {}
-    rows = pl.LazyFrame(wanted, schema={"_bi_source_file": pl.String, "_bi_row": pl.UInt64}, orient="row")
-    places = (
-        pl.scan_parquet(folder / "input.parquet")
-        .select("_bi_source_file", pl.col("_bi_row").cast(pl.UInt64))
-        .with_row_index("row")
-        .join(rows, on=["_bi_source_file", "_bi_row"], how="inner")
-    )
-    plan = pl.scan_parquet(folder / "plan.parquet").select("row", *_ASKED)
-    found = places.join(plan, on="row", how="inner").select("_bi_source_file", "_bi_row", *_ASKED).collect()
-    return {(file, number): Asked(*asked) for file, number, *asked in found.iter_rows()}
-
-
-def _every_occasion(case: Case, names: Iterable[tuple[str, str]]) -> history.TargetState:
-    target = parse(case.run.target)
-    also = [Target(target.environment, target.effect, promotion, identifier) for promotion, identifier in names]
-    return history.every_occasion(case.state_dir, [target, *also])
+        self._identities |= {one: one.customer_id for one in memory.open_rows if one.customer_id}
+        strangers = [one for one in memory.open_rows if one not in self._identities]
+        await _each(strangers, identify, self._case.job.api.limits.lanes)
 
 
 def _survey(case: Case) -> tuple[list[Row], dict[tuple[str, str], list[Row]]]:
     """The run's unknown rows, and its latest proven successes for each kind of question."""
     unknown, latest = [], []
-    plan = pl.scan_parquet(case.run.folder / "plan.parquet").select("row", "source")
+    plan = pl.scan_parquet(case.run.folder / "plan.parquet", glob=False).select("row", "source")
     for frame in ledgers.derive(case.run, case.journal, case.ending):
         picked = frame.select(_PICKED)
         unknown.append(picked.filter(pl.col("_bi_outcome") == Outcome.UNKNOWN.value))
@@ -574,7 +469,7 @@ def _rows(case: Case, frame: pl.DataFrame) -> list[Row]:
         for place in wanted.intersection(attempt.rows):
             first, last = times.get(place, (attempt.sent_at, attempt.sent_at))
             times[place] = min(first, attempt.sent_at), max(last, attempt.sent_at, attempt.answered_at or 0)
-    plan = pl.scan_parquet(case.run.folder / "plan.parquet").filter(pl.col("row").is_in(list(wanted)))
+    plan = pl.scan_parquet(case.run.folder / "plan.parquet", glob=False).filter(pl.col("row").is_in(list(wanted)))
     how = plan.select("row", "source", "account_id").collect()
     rows = []
     for line in frame.join(how, left_on="_bi_place", right_on="row", how="left").iter_rows(named=True):
@@ -594,7 +489,7 @@ def _rows(case: Case, frame: pl.DataFrame) -> list[Row]:
     return rows
 
 
-async def _each(rows: Sequence[Row], work: Callable[[Row], Awaitable[None]], lanes: int) -> None:
+async def _each(rows: Sequence[T], work: Callable[[T], Awaitable[None]], lanes: int) -> None:
     """Do the work for every row, so many at once. The first trouble ends it."""
     queue = iter(rows)
 

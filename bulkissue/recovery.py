@@ -26,7 +26,7 @@ from bulkissue.target import parse, same_target
 
 def recover(state: history.TargetState, *, without: str = "") -> None:
     """
-    Read registered runs that crashed from their journals into history.
+    Read runs that crashed, and runs whose history is gone, from their journals into history.
 
     Args:
         state: The target's state, locked: nobody of this target is sending.
@@ -34,29 +34,36 @@ def recover(state: history.TargetState, *, without: str = "") -> None:
 
     Raises:
         StateRefused: A run may have sent something, and its journal is gone or cannot be trusted.
+        TargetLocked: A run that is to be read is alive: the state folder was replaced while it sends.
     """
     for run in state.runs():
-        if run.run_id == without or run.state != "open":
-            continue
         folder = Path(run.run_dir)
-        if not run.journal and not (folder / "journal.db").exists():
+        if run.run_id == without:
+            continue
+        if run.state == "open" and not run.journal and not (folder / "journal.db").exists():
             continue  # ended before it could send
+        # Books that are written always have a history file, be it empty: where it is missing, it was lost.
+        if run.state != "open" and state.remembers(run.run_id):
+            continue
+        crashed = run.state == "open"
         try:
-            _refuse_untrusted(folder, run.run_id)
-            with tempfile.TemporaryDirectory(prefix=".recover-", dir=folder) as scratch:
-                state.write_history(run.run_id, ledgers.journalled_history(folder, Path(scratch)))
+            with history.run_locked(folder, run.run_id):
+                _refuse_untrusted(folder, run)
+                with tempfile.TemporaryDirectory(prefix=".recover-", dir=folder) as scratch:
+                    state.write_history(run.run_id, ledgers.journalled_history(folder, Path(scratch)))
         except StateRefused as trouble:
             raise StateRefused(
-                f"run {run.run_id} of this target crashed and may have issued, and its journal is not to be had: "
-                f"{trouble.message}",
-                hint=f"restore the run folder {folder}; if it is lost, say what became of the run: "
-                f"bulkissue resolve {run.run_id} --job JOB.toml --as …",
+                f"run {run.run_id} of this target {'crashed and' if crashed else 'has lost its history,'} "
+                f"may have issued, and its journal is not to be had: {trouble.message}",
+                hint=f"restore the run folder {folder}{'' if crashed else ' or the state folder'}; if it is lost, "
+                f"say what became of the run: bulkissue resolve {run.run_id} --job JOB.toml --as …",
             ) from trouble
-        state.register(msgspec.structs.replace(run, state="recovered"))
+        if run.state != "settled":
+            state.register(msgspec.structs.replace(run, state="recovered"))
         logs.get().warning("run.recovered", run=run.run_id)
 
 
-def _refuse_untrusted(folder: Path, run_id: str) -> None:
+def _refuse_untrusted(folder: Path, run: history.Registered) -> None:
     """Make sure that a run's folder can say what the run issued."""
     if not (folder / "journal.db").exists():
         raise StateRefused(f"{folder / 'journal.db'} is missing")
@@ -64,7 +71,12 @@ def _refuse_untrusted(folder: Path, run_id: str) -> None:
         raise StateRefused(f"{folder / runfolder.MANIFEST} is missing")
     manifest = runfolder.read_manifest(folder)
     runfolder.refuse_changed(folder, manifest)
-    Journal.look(folder / "journal.db", run_id=run_id, plan_sha256=manifest.digests["plan.parquet"]).leave()
+    path = folder / "journal.db"
+    journal = Journal.look(path, run_id=run.run_id, plan_sha256=manifest.digests["plan.parquet"])
+    try:
+        run.refuse_copy(path, int(journal.meta()["commits"]))
+    finally:
+        journal.leave()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +152,9 @@ def settle_lost(loaded: LoadedJob, word: LastWord) -> int:
         )
     with history.locked(loaded.state_dir, target, word.run_id) as state:
         entry = state.run(word.run_id) or entry
-        if entry.state not in {"open", "lost"}:
+        if entry.state not in {"open", "lost"} and state.remembers(word.run_id):
             raise UsageRefused(f"the books of run {word.run_id} are written: there is nothing to say of it as a whole")
-        if _can_be_trusted(Path(entry.run_dir), word.run_id):
+        if _can_be_trusted(Path(entry.run_dir), entry):
             raise UsageRefused(
                 f"the folder and the journal of run {word.run_id} are there", hint=f"bulkissue resume {entry.run_dir}"
             )
@@ -166,9 +178,9 @@ def settle_lost(loaded: LoadedJob, word: LastWord) -> int:
     return customers.height
 
 
-def _can_be_trusted(folder: Path, run_id: str) -> bool:
+def _can_be_trusted(folder: Path, run: history.Registered) -> bool:
     try:
-        _refuse_untrusted(folder, run_id)
+        _refuse_untrusted(folder, run)
     except StateRefused:
         return False
     return True

@@ -6,6 +6,7 @@ journal, and nothing here may be trusted instead of them.
 """
 
 import platform
+import re
 import secrets
 import shutil
 from datetime import UTC, datetime
@@ -125,6 +126,9 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=False):
     format: int = FORMAT
 
 
+_RUN_ID = re.compile(r"[0-9]{8}T[0-9]{9}Z-[0-9a-f]{4}")
+
+
 def versions() -> dict[str, str]:
     """What this program and the libraries that decide results are."""
     from importlib.metadata import version
@@ -169,6 +173,10 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         content = path.read_bytes()
     except FileNotFoundError as trouble:
+        if (folder / "journal.db").exists():
+            raise StateRefused(
+                f"{path} is missing, and the run may have issued", hint="restore the run folder from a copy"
+            ) from trouble
         raise StateRefused(
             f"{folder} has no {MANIFEST}: the run ended before its plan was whole, and sent nothing",
             hint="start the job again; this folder may be deleted",
@@ -178,7 +186,7 @@ def read_manifest(folder: Path) -> Manifest:
             raise StateRefused(f"{path} has format {found}, this bulkissue knows {FORMAT}")
         return msgspec.json.decode(content, type=Manifest)
     except msgspec.DecodeError as trouble:
-        raise StateRefused(f"{path} cannot be read: {trouble}", hint="restore the run folder from a copy") from trouble
+        raise StateRefused(f"{path} cannot be read: {trouble}", hint="restore it from a copy of run.json") from trouble
 
 
 def refuse_changed(folder: Path, manifest: Manifest) -> None:
@@ -205,10 +213,10 @@ def find_run(name: str, runs_dir: Path) -> Path:
         UsageRefused: There is no such run.
     """
     if name == "latest":
-        runs = [path.parent for path in runs_dir.glob(f"*/{MANIFEST}")]
+        runs = [folder for folder in list_runs(runs_dir) if (folder / MANIFEST).exists()]
         if not runs:
             raise UsageRefused(f"there is no run in {runs_dir}", hint="name the runs folder with --runs-dir")
-        return max(runs, key=lambda path: path.name).absolute()
+        return runs[0].absolute()
     for folder in (runs_dir / name, Path(name)):
         if folder.is_dir():
             return folder.absolute()
@@ -219,4 +227,6 @@ def find_run(name: str, runs_dir: Path) -> Path:
 
 def list_runs(runs_dir: Path) -> list[Path]:
     """The folder of every run below `runs_dir`, newest first."""
-    return sorted((path for path in runs_dir.glob("*T*Z-*") if path.is_dir()), reverse=True)
+    return sorted(
+        (path for path in runs_dir.glob("*T*Z-*") if _RUN_ID.fullmatch(path.name) and path.is_dir()), reverse=True
+    )

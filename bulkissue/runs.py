@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
-from bulkissue import history, jobfile, ledgers, logs, plan, report, runfolder
+from bulkissue import customers, history, jobfile, ledgers, logs, plan, report, runfolder
 from bulkissue.crashpoint import reached
 from bulkissue.credentials import Credentials, read_credentials
 from bulkissue.dispatch import Dispatch
@@ -28,6 +28,7 @@ from bulkissue.errors import (
     ExitCode,
     InputRefused,
     SettingsRefused,
+    StateRefused,
     UsageRefused,
 )
 from bulkissue.files import sha256, write_whole
@@ -93,11 +94,13 @@ class Watch:
         taken: The input was read.
         planned: The plan stands; with the run's folder (a temporary one on a dry run).
         sending: The tally has changed; with the rows to send in all.
+        looking_up: So many customers were looked up, of so many.
     """
 
     taken: Callable[[Intake], None] = lambda _: None
     planned: Callable[[plan.Plan, Path], None] = lambda _plan, _folder: None
     sending: Callable[[Tally, int], None] = lambda _tally, _rows: None
+    looking_up: Callable[[int, int], None] = lambda _asked, _of: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,16 +143,19 @@ def start(
     credentials = read_credentials(loaded.job, environ)
     target = loaded.job.issues()
     run_id = runfolder.new_run_id()
-    history.open_state(loaded.state_dir, loaded.runs_dir, init=choices.init_state)
-    with history.locked(loaded.state_dir, target, run_id) as state:
+    # A rehearsal's state folder is new each time: it has nothing to forget.
+    history.open_state(loaded.state_dir, loaded.runs_dir, init=choices.init_state or choices.rehearsal)
+    with history.locked(loaded.state_dir, target, run_id) as state, ExitStack() as held:
         reached("state.opened")
         folder = runfolder.make_run_folder(loaded.runs_dir, run_id)
+        held.enter_context(history.run_locked(folder, run_id))
         reached("folder.made")
         try:
             write_whole(folder / "job.toml", jobfile.effective_toml(loaded))
             intake = _take_in(paths, loaded, folder, choices.expect_rows, watch)
             reached("input.taken")
             recover(state)
+            known = _look_customers_up(loaded, folder, intake, credentials, watch)
             drawn = plan.draw(
                 folder / "input.parquet",
                 intake,
@@ -157,6 +163,7 @@ def start(
                 state.issued(),
                 limit=choices.limit,
                 out=folder / "plan.parquet",
+                customers=known,
             )
             reached("plan.drawn")
             watch.planned(drawn, folder)
@@ -200,19 +207,24 @@ def resume(
         with _closed_on_trouble(journal):
             drawn = plan.load(folder / "plan.parquet", loaded.job)
             marks = journal.marks(manifest.rows)
+            sent = marks.count(SENT)
             held = rows = requests = 0
+            newly: list[Held] = []
             if manifest.state != "completed":
                 recover(session.state, without=manifest.run_id)
-                held = _hold(folder, journal, marks, session.state, manifest.run_id)
+                known = customers.memory_of(loaded).known() if loaded.job.identifiers.resolve_customers else None
+                held, newly = _hold(folder, manifest.run_id, journal, marks, session.state, known=known)
                 rows, requests = plan.left(folder / "plan.parquet", drawn, marks)
             if rows:
                 say(
-                    f"{rows} rows are left to send, in {requests} requests; {marks.count(SENT) - held} were sent "
+                    f"{rows} rows are left to send, in {requests} requests; {sent} were sent "
                     f"before and stay as they are; {held} were issued, or may have been, by another run meanwhile"
                 )
                 consent.require_possible()
                 consent.obtain(question(loaded.job, rows, requests, plan.largest(drawn, loaded.job)))
                 credentials = read_credentials(loaded.job, environ)
+            # Only now: a resume that is refused changes nothing.
+            journal.write(newly)
         if not rows:
             say("nothing is left to send")
             return session.settle(None)
@@ -246,6 +258,7 @@ def retry(
         return None
     loaded = jobfile.load(parent / "job.toml", flags={"input.paths": [str(ledger)]}, environ=environ)
     _refuse_elsewhere(loaded, manifest)
+    history.require_state(loaded.state_dir)
     return start(loaded, Choices(parent_run_id=manifest.run_id), consent, environ, watch)
 
 
@@ -339,9 +352,11 @@ def reconcile(
 
 @contextmanager
 def _standing(folder: Path) -> Iterator[tuple[Manifest, history.TargetState]]:
-    """A run as it stands: its target's lock held, its folder proven unchanged."""
+    """A run as it stands: its target's lock and its own held, its folder proven unchanged."""
     manifest = runfolder.read_manifest(folder)
-    with history.locked(Path(manifest.state_dir), parse(manifest.target), manifest.run_id) as state:
+    state_dir, target, run_id = Path(manifest.state_dir), parse(manifest.target), manifest.run_id
+    history.require_state(state_dir)
+    with history.locked(state_dir, target, run_id) as state, history.run_locked(folder, run_id):
         manifest = runfolder.read_manifest(folder)
         runfolder.refuse_changed(folder, manifest)
         yield manifest, state
@@ -366,11 +381,17 @@ def _closed_on_trouble(journal: Journal) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What a run would do: its input, its plan, and for each reason why rows would not be sent, some of them."""
+    """
+    What a run would do: its input, its plan, and for each reason why rows would not be sent, some of them.
+
+    Attributes:
+        not_looked_up: Identifiers whose customer a run would look up first; more rows may prove to be duplicates.
+    """
 
     intake: Intake
     plan: plan.Plan
     settled: list[dict[str, object]]
+    not_looked_up: int = 0
 
 
 def preview(loaded: jobfile.LoadedJob, choices: Choices, out: Path | None, watch: Watch) -> Preview:
@@ -389,16 +410,30 @@ def preview(loaded: jobfile.LoadedJob, choices: Choices, out: Path | None, watch
         folder = Path(name)
         intake = _take_in(paths, loaded, folder, choices.expect_rows, watch)
         issued = history.issued_without_lock(loaded.state_dir, target)
+        source, known, not_looked_up = folder / "input.parquet", None, 0
+        if loaded.job.identifiers.resolve_customers:
+            memory = customers.memory_of(loaded)
+            known = memory.known()
+            not_looked_up = memory.missing(plan.customers_of(source, intake, loaded.job)).height
         drawn = plan.draw(
-            folder / "input.parquet", intake, loaded.job, issued, limit=choices.limit, out=folder / "plan.parquet"
+            source,
+            intake,
+            loaded.job,
+            issued,
+            limit=choices.limit,
+            out=folder / "plan.parquet",
+            customers=known,
         )
         settled = plan.examples(folder / "plan.parquet", folder / "input.parquet")
         if out is not None:
             _write_unsent(folder, intake, target.text(), out)
-        return Preview(intake, drawn, settled.to_dicts())
+        return Preview(intake, drawn, settled.to_dicts(), not_looked_up)
 
 
-_ENDING = (signal.SIGINT, signal.SIGTERM)
+#: What asks the process to end; a closed terminal too, unless it was started to outlive it (nohup).
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[
+    : 2 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else 3
+]
 
 
 @contextmanager
@@ -420,7 +455,7 @@ def _take_signal(number: signal.Signals, handler: "signal._HANDLER") -> None:
 @contextmanager
 def _undisturbed() -> Iterator[None]:
     """
-    Let no SIGINT or SIGTERM end the process until the block ends.
+    Let no signal but SIGKILL end the process until the block ends.
 
     Books that are being written are worth a moment's patience; SIGKILL does no harm either.
     """
@@ -452,7 +487,7 @@ class _Session:
 
     def send(self, drawn: plan.Plan, credentials: Credentials, marks: bytearray | None = None) -> Result:
         """Send what the plan says and the marks leave, then settle."""
-        self._enter("open")
+        self._enter("open", self._commits())
         runfolder.write_manifest(self.folder, msgspec.structs.replace(self.manifest, state="running", stop=None))
         settings = self.loaded.job
         rows = drawn.to_send if marks is None else plan.left(self.folder / "plan.parquet", drawn, marks)[0]
@@ -507,12 +542,17 @@ class _Session:
         self.journal.write(
             [Event("run.stopped" if halt else "run.completed", _now_ms(), {"reason": ending.reason if halt else ""})]
         )
-        books = ledgers.write(
-            _ledger_run(self.folder, self.manifest), self.journal, ending, self.loaded.job.output.formats, self.folder
-        )
-        reached("ledgers.written")
-        self.state.write_history(self.manifest.run_id, books.history)
-        reached("history.written")
+        run, formats = _ledger_run(self.folder, self.manifest), self.loaded.job.output.formats
+        try:
+            books = ledgers.write(run, self.journal, ending, formats, self.folder)
+            reached("ledgers.written")
+            self.state.write_history(self.manifest.run_id, books.history)
+            reached("history.written")
+        except (OSError, pl.exceptions.PolarsError) as trouble:
+            raise StateRefused(
+                f"the books of run {self.manifest.run_id} cannot be written: {_of_the_disk(trouble)}",
+                hint="free the disk or mend the folder's permissions, then bulkissue resume",
+            ) from trouble
         for part in books.history:
             part.unlink()
         requests, attempts = self.journal.requests_and_attempts()
@@ -531,18 +571,22 @@ class _Session:
             stop=Stop(halt.reason, halt.message, int(halt.exit_code)) if halt else None,
         )
         manifest = report.publish(self.folder, manifest, self.journal, self.state.issued())
+        commits = self._commits()
         self.journal.close()
         reached("journal.closed")
         runfolder.write_manifest(self.folder, manifest)
         reached("manifest.finished")
-        self._enter("settled")
+        self._enter("settled", commits)
         reached("run.settled")
         logs.get().info(
             "run.finished", run=manifest.run_id, state=state, exit_code=manifest.exit_code, **manifest.counts
         )
         return Result(self.folder, manifest)
 
-    def _enter(self, state: str) -> None:
+    def _commits(self) -> int:
+        return int(self.journal.meta()["commits"])
+
+    def _enter(self, state: str, commits: int) -> None:
         self.state.register(
             history.Registered(
                 self.manifest.run_id,
@@ -551,6 +595,8 @@ class _Session:
                 self.manifest.started_at,
                 journal=True,
                 state=state,
+                commits=commits,
+                inode=self.journal.path.stat().st_ino,
             )
         )
 
@@ -600,6 +646,26 @@ def _take_in(
             hint="is this the right file, and the whole of it?",
         )
     return intake
+
+
+def _look_customers_up(
+    loaded: jobfile.LoadedJob, folder: Path, intake: Intake, credentials: Credentials, watch: Watch
+) -> pl.LazyFrame | None:
+    """Who is behind the input's identifiers, as far as the service knows; None where the job does not ask."""
+    if not loaded.job.identifiers.resolve_customers:
+        return None
+    source, memory = folder / "input.parquet", customers.memory_of(loaded)
+    missing = memory.missing(plan.customers_of(source, intake, loaded.job))
+    with _signals_as_before():
+        customers.look_up(
+            missing,
+            memory,
+            loaded.job.api,
+            credentials,
+            name=lambda row: plan.name_of(source, row),
+            tell=watch.looking_up,
+        )
+    return memory.known()
 
 
 def _manifest(run_id: str, loaded: jobfile.LoadedJob, intake: Intake, choices: Choices, folder: Path) -> Manifest:
@@ -671,38 +737,72 @@ def _loaded_where_it_began(folder: Path, environ: Mapping[str, str]) -> jobfile.
             f"run {manifest.run_id} sends to {manifest.base_url}, the environment says {loaded.job.api.base_url}",
             hint="unset BULKISSUE_BASE_URL; one goes on with a run only where it began",
         )
-    history.open_state(loaded.state_dir, folder.parent, init=False)
+    history.require_state(loaded.state_dir)
     return loaded
 
 
 def _reopen(folder: Path, manifest: Manifest, state: history.TargetState) -> Journal:
     path = folder / "journal.db"
     entry = state.run(manifest.run_id)
-    if not path.exists() and (entry is None or not entry.journal):
+    if not path.exists() and manifest.state == "planned" and (entry is None or not entry.journal):
         # Ended between its plan and its journal: it has sent nothing.
         return Journal.create(path, run_id=manifest.run_id, plan_sha256=manifest.digests["plan.parquet"])
-    return Journal.reopen(path, run_id=manifest.run_id, plan_sha256=manifest.digests["plan.parquet"])
+    journal = Journal.reopen(path, run_id=manifest.run_id, plan_sha256=manifest.digests["plan.parquet"])
+    if entry is not None:
+        with _closed_on_trouble(journal):
+            entry.refuse_copy(path, int(journal.meta()["commits"]))
+    return journal
 
 
 def _look(folder: Path, manifest: Manifest, state: history.TargetState) -> Journal | None:
     """The run's journal for reading; None where it never had one, and so has sent nothing."""
     path = folder / "journal.db"
     entry = state.run(manifest.run_id)
-    if not path.exists() and (entry is None or not entry.journal):
+    if not path.exists() and manifest.state == "planned" and (entry is None or not entry.journal):
         return None
     return Journal.look(path, run_id=manifest.run_id, plan_sha256=manifest.digests["plan.parquet"])
 
 
-def _hold(folder: Path, journal: Journal, marks: bytearray, state: history.TargetState, run_id: str) -> int:
-    """Hold every unsent row against history; those another run issued meanwhile leave their batch."""
-    for item in journal.held():
+def _hold(
+    folder: Path,
+    run_id: str,
+    journal: Journal,
+    marks: bytearray,
+    state: history.TargetState,
+    *,
+    known: pl.LazyFrame | None,
+) -> tuple[int, list[Held]]:
+    """
+    Hold every unsent row against history; those another run issued meanwhile leave their batch.
+
+    Returns:
+        How many did, at this resume or an earlier one, and the entries that are new.
+
+    Raises:
+        StateRefused: History knows that this very run issued a row which its journal calls unsent.
+    """
+    before = journal.held()
+    for item in before:
         marks[item.row] = SENT
-    held = plan.hold(folder / "plan.parquet", marks, state.issued(without=run_id))
+    planned = folder / "plan.parquet"
+    entry = state.run(run_id)
+    if (entry is None or entry.state != "lost") and plan.hold(planned, marks, state.issued(only=run_id), None).height:
+        raise StateRefused(
+            f"{journal.path} is older than what run {run_id} did: history knows of rows it issued that are unsent here",
+            hint="put back the run folder itself; a copy of it made earlier will not do",
+        )
+    held = plan.hold(planned, marks, state.issued(without=run_id), known)
     entries = [Held(row, reason, message) for row, reason, message in held.iter_rows()]
-    journal.write(entries)
-    for entry in entries:
-        marks[entry.row] = SENT
-    return len(entries)
+    for one in entries:
+        marks[one.row] = SENT
+    return len(before) + len(entries), entries
+
+
+def _of_the_disk(trouble: Exception) -> str:
+    """What the system said of a file that could not be written. Only its own words: polars' may hold a row."""
+    if isinstance(trouble, OSError):
+        return f"{trouble.strerror}: {trouble.filename}" if trouble.filename else str(trouble)
+    return type(trouble).__name__
 
 
 def _ledger_run(folder: Path, manifest: Manifest) -> ledgers.Run:

@@ -165,6 +165,13 @@ def print_preview(console: Console, found: Preview, job: Job) -> None:
                 for item in found.settled
             ],
         )
+    if found.not_looked_up:
+        minutes = found.not_looked_up / limits.requests_per_minute
+        console.print(
+            f"{found.not_looked_up:,} customers are not looked up yet, which takes about {_duration(minutes * 60)}; "
+            "some may prove to be the same.",
+            soft_wrap=True,
+        )
     console.print(f"{drawn.rows:,} rows in all.")
 
 

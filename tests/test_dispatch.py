@@ -326,6 +326,19 @@ def test_the_journal_cannot_grow(scene, prepare):
     scene.judge()
 
 
+def test_the_books_cannot_be_written(scene, prepare):
+    """Where the disk is full once everything is sent, that is said, and a resume writes the books and sends nothing."""
+    prepare(500, limits={"batch_size": 100}, output={"formats": ["csv", "parquet"]})
+    ended = scene.do("run", "job.toml", "--yes", "--json", file_size=100_000)
+    assert ended.code == 3, (ended.out, ended.err)
+    assert "the books of run" in ended.json["error"]["message"]
+    assert "resume" in ended.json["error"]["hint"]
+    assert (len(scene.service.issued()), scene.writes()) == (500, 5)
+    assert scene.resume().counts == {"rows": 500, "succeeded": 500}
+    assert scene.writes() == 5
+    scene.judge()
+
+
 @pytest.mark.parametrize("folder", ["runs", "runs/*", "state", "state/*/*/*/history"])
 def test_a_read_only_folder(folder, scene, prepare):
     """A folder that cannot be written stops the run with a clear error, nothing is sent twice, and it is resumed."""

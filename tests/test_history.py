@@ -63,12 +63,16 @@ def test_a_state_folder_of_a_newer_program(scene, prepare):
     assert not scene.service.issued()
 
 
-def test_other_runs_do_not_need_this_state_folder(scene, prepare, write_job):
-    """Runs that kept their state elsewhere are no reason to refuse a new state folder."""
+def test_a_state_folder_of_its_own_beside_other_runs(scene, prepare, write_job):
+    """Runs that kept their state elsewhere keep a new state folder from being made until the user says --init-state."""
     prepare()
     assert scene.run().code == 0
     write_job(scene.service.base_url, output={"state_dir": "elsewhere"}, job={"occasion": "2"}, name="other.toml")
-    assert scene.run(job="other.toml").code == 0
+    refused = scene.run(job="other.toml")
+    assert refused.code == 3
+    assert str(scene.folder / "state") in refused.json["error"]["message"]
+    assert scene.do("run", "other.toml", "--yes", "--json", "--init-state").code == 0
+    assert scene.run(job="other.toml").counts == {"rows": 20, "already_issued": 20}
 
 
 # A crashed run whose journal is gone

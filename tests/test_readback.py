@@ -313,6 +313,7 @@ def test_both_spellings_of_an_external_id():
     "body",
     [
         coupons_of(customers=[{"id": 1}, {"id": 2}]),
+        coupons_of(customers=[{"coupons": [coupon()]}], pagination={"total": 1}),
         coupons_of(pagination={}),
         coupons_of(coupon(None)),
         coupons_of() | {"success": False},
@@ -323,7 +324,7 @@ def test_both_spellings_of_an_external_id():
     ],
 )
 def test_odd_coupon_answers_prove_nothing(body):
-    """Several customers, no total, a coupon without its code, no success and other shapes are doubts."""
+    """Several customers, or one without id, no total, a coupon without its code and other shapes are doubts."""
     assert coupon_page(body).doubt
 
 

@@ -1,6 +1,7 @@
 """Unknown rows are settled by reading the stand-in back; its books are the judge of every settlement."""
 
 import json
+import shutil
 import signal
 import time
 from collections import Counter
@@ -98,7 +99,7 @@ def test_lost_answers(action, scene):
     hold_against_books(ran.run_dir, it.service.issued(), effect=EFFECTS[action])
     settled = [row for row in read_ledger(ran.run_dir, "success") if row["_bi_reason"] == "reconcile.issued"]
     assert len(settled) == unknown - not_issued
-    assert all("exactly one issue" in row["_bi_message"] for row in settled)
+    assert all("found exactly this issue" in row["_bi_message"] for row in settled)
     again = it.do("retry", "latest", "--yes", "--json")
     assert (again.code, again.counts) == (0, {"rows": not_issued, "succeeded": not_issued})
     assert len(it.service.issued()) == 20
@@ -347,6 +348,25 @@ def test_a_crashed_run_of_another_occasion(scene):
     assert it.run("--occasion", "z", BULKISSUE_CRASH_AT="answer.received:2").code == -signal.SIGKILL
     # Its second batch was done, and its answer never noted.
     assert findings(it.reconcile(third)) == {"ambiguous": 5}
+
+
+def test_a_lost_run_of_another_occasion(scene):
+    """While nobody has said what a lost run did, what is there may be its; nothing is still nothing."""
+    it = scene()
+    it.write()
+    it.rows(["mobile"], [(one,) for one in MOBILES])
+    it.service.order(*lost(3, after=(2,)))
+    first = it.run().run_dir
+    assert it.run("--occasion", "x", BULKISSUE_CRASH_AT="intent.noted").code == -signal.SIGKILL
+    [other] = [run for run in (it.folder / "runs").iterdir() if run != first]
+    shutil.rmtree(other)
+    ended = it.reconcile(first)
+    assert findings(ended) == {"ambiguous": 5, "not_issued": 5}
+    assert f"one issue could be it, or that of a row of run {other.name}, whose journal is gone" in whys(ended)
+    said = ("--job", "job.toml", "--by", "A", "--evidence", "E", "--json")
+    it.rows(["mobile"], [(MOBILES[6],)])
+    assert it.do("resolve", other.name, "--as", "issued", "--issued-to", "input.csv", *said).code == 0
+    assert findings(it.reconcile(first)) == {"ambiguous": 1, "issued": 4}
 
 
 def test_ten_cart_promotions(scene):

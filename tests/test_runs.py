@@ -1,9 +1,12 @@
 """Whole runs against the stand-in service, its books the judge."""
 
+import os
 import random
+import subprocess
+import sys
 
 import pytest
-from conftest import hold_against_books, read_ledger, read_ledgers
+from conftest import ENVIRON, hold_against_books, read_ledger, read_ledgers
 
 from bulkissue.sandbox import Fault
 
@@ -159,3 +162,19 @@ def test_another_state_folder(again, service, write_job, write_input, command):
     (folder / "state").rename(folder / "moved")
     (folder / "state").symlink_to(folder / "moved")
     assert command(again, ended.run_dir, "--yes", "--json").code == 5
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_reader_that_leaves(stream, service, write_job, write_input, tmp_path):
+    """Where nobody takes the output any more, the run goes on and its exit code is its own."""
+    write_input(["mobile"], [(mobile,) for mobile in (*MOBILES, "12")])
+    job = write_job(service.base_url)
+    reading, writing = os.pipe()
+    os.close(reading)
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: writing}
+    command = [sys.executable, "-m", "bulkissue", "run", str(job), "--yes"]
+    ended = subprocess.run(command, cwd=tmp_path, env={**os.environ, **ENVIRON}, timeout=60, check=False, **streams)
+    os.close(writing)
+    assert ended.returncode == 5
+    (folder,) = (tmp_path / "runs").iterdir()
+    hold_against_books(folder, service.issued(), effect="earn")

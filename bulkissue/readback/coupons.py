@@ -51,8 +51,8 @@ def read(reply: Reply, request: Request, asked: Asked, offer: Offer) -> Page:  #
     ours = [coupon for coupon in coupons if same(coupon.get("seriesId"), offer.series_id)]
     found = [Found(as_text(one.get("code")), instant(one, "createdDateISO", "createdDate")) for one in ours]
     doubts = [cut_short]
-    if len(customers) > 1:
-        doubts.append("it names several customers")
+    if len(customers) > 1 or (coupons and not as_text(customers[0].get("id"))):
+        doubts.append("it does not name one customer")
     if str(tree.get("success", True)).lower() != "true" or tree.get("warnings"):
         doubts.append("the service does not call it a success")
     if not all(one.reference for one in found):

@@ -132,4 +132,4 @@ def _rows(member: Member, age: int) -> pl.LazyFrame:
 
 
 def _ledger(path: Path, age: int) -> pl.LazyFrame:
-    return pl.scan_csv(path, infer_schema=False).select(*_KEY, "_bi_outcome", pl.lit(age).alias("age"))
+    return pl.scan_csv(path, infer_schema=False, glob=False).select(*_KEY, "_bi_outcome", pl.lit(age).alias("age"))

@@ -70,7 +70,7 @@ def causes(folder: Path, manifest: Manifest, settlements: Sequence[Settlement]) 
 
 
 def _read(path: Path, found: dict[tuple[str, str], Cause]) -> None:
-    columns = pl.scan_csv(path, infer_schema=False).select(
+    columns = pl.scan_csv(path, infer_schema=False, glob=False).select(
         outcome="_bi_outcome",
         reason="_bi_reason",
         file="_bi_source_file",

@@ -102,8 +102,10 @@ def _rows(folder: Path, places: list[int]) -> dict[int, tuple[str, int, str | No
     if not places:
         return {}
     chosen = pl.DataFrame({"row": places}, schema={"row": pl.UInt32}).lazy()
-    names = pl.scan_parquet(folder / "input.parquet").select("_bi_source_file", "_bi_row").with_row_index("row")
-    identifiers = pl.scan_parquet(folder / "plan.parquet").select("row", "identifier")
+    names = (
+        pl.scan_parquet(folder / "input.parquet", glob=False).select("_bi_source_file", "_bi_row").with_row_index("row")
+    )
+    identifiers = pl.scan_parquet(folder / "plan.parquet", glob=False).select("row", "identifier")
     named, identified = pl.collect_all(
         [rows.join(chosen, on="row", how="semi") for rows in (names, identifiers)], engine="streaming"
     )
