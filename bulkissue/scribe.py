@@ -7,6 +7,7 @@ It must never tell a lane that its entry is durable before the commit has return
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
+from bulkissue.errors import StateRefused
 from bulkissue.journal import Entry, Intent, Journal
 
 
@@ -52,6 +53,12 @@ class Scribe:
             trouble: Exception | None = None
             try:
                 await loop.run_in_executor(self._thread, self._journal.write, [entry for entry, _ in taken])
+            except asyncio.CancelledError:
+                # The whole program is being torn down: nobody may wait for ever for what is not known any more.
+                self._trouble = StateRefused("the journal was given up in the middle of a commit")
+                _tell([*taken, *self._gathered], self._trouble)
+                self._gathered, self._committing = [], None
+                raise
             except Exception as failure:  # noqa: BLE001 - whatever it is, every waiting lane must hear of it
                 trouble = self._trouble = failure
             _tell(taken, trouble)

@@ -171,9 +171,10 @@ def test_a_reader_that_leaves(stream, service, write_job, write_input, tmp_path)
     job = write_job(service.base_url)
     reading, writing = os.pipe()
     os.close(reading)
-    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: writing}
+    out, err = (writing, subprocess.DEVNULL) if stream == "stdout" else (subprocess.DEVNULL, writing)
     command = [sys.executable, "-m", "bulkissue", "run", str(job), "--yes"]
-    ended = subprocess.run(command, cwd=tmp_path, env={**os.environ, **ENVIRON}, timeout=60, check=False, **streams)
+    environ = {**os.environ, **ENVIRON}
+    ended = subprocess.run(command, cwd=tmp_path, env=environ, timeout=60, check=False, stdout=out, stderr=err)
     os.close(writing)
     assert ended.returncode == 5
     (folder,) = (tmp_path / "runs").iterdir()
