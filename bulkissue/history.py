@@ -285,23 +285,19 @@ def run_locked(folder: Path, run_id: str) -> Iterator[None]:
     """
     lock = _Lock(folder / ".lock")
     try:
-        taken = lock.take(_holder(run_id))
+        taken = lock.take("")  # who holds it stands in the target's lock; looking at a run changes nothing in it
     except (FileNotFoundError, NotADirectoryError) as trouble:
         raise StateRefused(f"{folder} is missing") from trouble
     if not taken:
         raise TargetLocked(
-            _locked_message(f"the folder {folder}", lock.holder()), hint="wait for it to end, then start again"
+            f"run {run_id} is being worked on in {folder}, by a process that took the target's lock before the state "
+            "folder was replaced",
+            hint="wait for it to end, then start again",
         )
     try:
         yield
     finally:
         lock.give_back()
-
-
-def _holder(run_id: str) -> str:
-    return msgspec.json.encode(
-        {"run": run_id, "pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now(UTC).isoformat()}
-    ).decode()
 
 
 @contextmanager
@@ -314,7 +310,9 @@ def locked(state_dir: Path, target: Target, run_id: str) -> Iterator[TargetState
     Raises:
         TargetLocked: Another process holds one of them.
     """
-    holder = _holder(run_id)
+    holder = msgspec.json.encode(
+        {"run": run_id, "pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now(UTC).isoformat()}
+    ).decode()
     with ExitStack() as held:
         folders: dict[str, Path] = {}
         # Asked again once the locks are held: another run may have brought in a name meanwhile.
@@ -327,7 +325,7 @@ def locked(state_dir: Path, target: Target, run_id: str) -> Iterator[TargetState
                 # Never waits, so that two runs taking the same two locks cannot wait for each other.
                 if not lock.take(holder):
                     raise TargetLocked(
-                        _locked_message(target.describe(), lock.holder()), hint="wait for it to end, then start again"
+                        _locked_message(target, lock.holder()), hint="wait for it to end, then start again"
                     )
                 held.callback(lock.give_back)
                 folders[name] = folder
@@ -387,12 +385,12 @@ def _unlocked(state_dir: Path, target: Target) -> TargetState:
     return TargetState(tuple(state_dir / name for name in _names(state_dir, target)))
 
 
-def _locked_message(what: str, holder: str) -> str:
+def _locked_message(target: Target, holder: str) -> str:
     try:
         who = msgspec.json.decode(holder, type=dict[str, object])
     except msgspec.DecodeError:
-        return f"another run holds the lock of {what}"
+        return f"another run holds the lock of {target.describe()}"
     return (
-        f"run {who.get('run')} holds the lock of {what}: "
+        f"run {who.get('run')} holds the lock of {target.describe()}: "
         f"process {who.get('pid')} on {who.get('host')}, since {who.get('since')}"
     )

@@ -145,7 +145,7 @@ def test_the_state_folder_is_put_back_while_a_run_sends(slow):
     shutil.rmtree(state)
     copy.rename(state)
     run = slow.run_dir()
-    refused(slow.run(), run.name, str(first.pid), code=75)
+    refused(slow.run(), run.name, code=75)
     refused(slow.resume(run), run.name, code=75)
     refused(slow.do("reconcile", run, "--json"), run.name, code=75)
     refused(slow.do("resolve", run, "--row", "1", "--as", "issued", *WORD), run.name, code=75)
@@ -238,7 +238,7 @@ def test_history_and_journal_are_gone(scene):
     assert said.code == 0, said.err
     assert scene.run().counts == {"rows": 20, "already_issued": 20}
     forget(scene, folder.name)
-    refused(scene.run(), folder.name), "a word that is lost is not forgotten either"
+    refused(scene.run(), folder.name)  # a word that is lost is not forgotten either
     assert len(scene.service.issued()) == 20
 
 
