@@ -30,7 +30,7 @@ import msgspec
 import polars as pl
 
 from bulkissue.errors import StateRefused, TargetLocked
-from bulkissue.files import KernelLock, make_folder, replacing_path, write_whole
+from bulkissue.files import KernelLock, identity, make_folder, replacing_path, write_whole
 from bulkissue.target import Target, parse
 
 FORMAT = 1
@@ -65,7 +65,7 @@ class Registered(msgspec.Struct, frozen=True):
         state: `open` while it may send, `recovered` after a crash once its journal was read into history,
             `settled` once it has ended and its history is written, `lost` once a person's word stands for its journal.
         commits: How often its journal had been written when this entry was.
-        inode: The journal's file, as its file system knows it; a copy has another. 0 where that is not known yet.
+        file: The journal's `files.identity`; a copy has another. Empty where it is not known yet.
     """
 
     run_id: str
@@ -75,7 +75,7 @@ class Registered(msgspec.Struct, frozen=True):
     journal: bool = False
     state: str = "open"
     commits: int = 0
-    inode: int = 0
+    file: str = ""
 
     def refuse_copy(self, journal: Path, commits: int) -> None:
         """
@@ -90,7 +90,7 @@ class Registered(msgspec.Struct, frozen=True):
                 the file it was writing, so nobody can tell what is missing.
         """
         behind = commits < self.commits
-        other = self.state in {"open", "recovered"} and self.inode not in {0, journal.stat().st_ino}
+        other = self.state in {"open", "recovered"} and self.file not in {"", identity(journal)}
         if behind or other:
             raise StateRefused(
                 f"{journal} is {'older than what run ' + self.run_id + ' did' if behind else 'a copy'}: "

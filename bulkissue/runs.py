@@ -31,7 +31,7 @@ from bulkissue.errors import (
     StateRefused,
     UsageRefused,
 )
-from bulkissue.files import sha256, write_whole
+from bulkissue.files import identity, sha256, write_whole
 from bulkissue.guards import Guards, Halt, Tally
 from bulkissue.intake import Intake, take_in
 from bulkissue.job import Job
@@ -596,7 +596,7 @@ class _Session:
                 journal=True,
                 state=state,
                 commits=commits,
-                inode=self.journal.path.stat().st_ino,
+                file=identity(self.journal.path),
             )
         )
 
