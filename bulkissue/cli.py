@@ -330,15 +330,18 @@ def verify(run_name: str, runs_dir: Path, as_json: bool) -> int:
     Every row stands in one ledger, every ledger is what plan and journal say, and no file was changed since.
     """
     from bulkissue import runfolder
+    from bulkissue.verify import changed_inputs
     from bulkissue.verify import verify as prove
 
     screen = _Screen(as_json=as_json, quiet=False)
     manifest, wrong = prove(runfolder.find_run(run_name, runs_dir))
     code = ExitCode.INTERNAL if wrong else ExitCode.OK
+    notes = changed_inputs(manifest)
     if as_json:
-        screen.document({"run_id": manifest.run_id, "exit_code": int(code), "counts": manifest.counts, "wrong": wrong})
+        told = {"run_id": manifest.run_id, "exit_code": int(code), "counts": manifest.counts}
+        screen.document({**told, "wrong": wrong, "notes": notes})
         return code
-    for message in wrong:
+    for message in (*wrong, *notes):
         screen.out.print(message, soft_wrap=True)
     if not wrong:
         screen.out.print(f"{manifest.run_id}: {manifest.rows:,} rows, each in one ledger; digests agree.")

@@ -46,6 +46,20 @@ def verify(folder: Path) -> tuple[Manifest, list[str]]:
     return manifest, wrong
 
 
+def changed_inputs(manifest: Manifest) -> list[str]:
+    """
+    Which input files are not what was read any more, a sentence each.
+
+    No fault of the books: an inbox goes on, and a ledger that was retried may have been settled since. Who hands the
+    books over with the input should know.
+    """
+    return [
+        f"the input {file.path} is {'not as it was read' if Path(file.path).exists() else 'not there any more'}"
+        for file in manifest.inputs
+        if _digest(Path(file.path)) != file.sha256
+    ]
+
+
 def _derived_again(folder: Path, manifest: Manifest) -> list[str]:
     """What differs when the ledgers are made once more."""
     formats = load(folder / "job.toml", flags={}, environ={}).job.output.formats

@@ -59,9 +59,11 @@ def test_sound_books(scene, run_dir):
 
 
 def test_the_input_has_changed_since(scene, run_dir):
-    """An inbox in which the next file has the same name says nothing against a run's books."""
+    """An inbox in which the next file has the same name says nothing against a run's books, and is said."""
     (scene.folder / "input.csv").write_text("mobile\n919999999999\n")
     assert not wrong(scene, run_dir)
+    (note,) = scene.do("verify", run_dir, "--json").json["notes"]
+    assert note.endswith("input.csv is not as it was read")
 
 
 @pytest.mark.parametrize("ledger", ["success", "failure", "unknown", "duplicate"])
