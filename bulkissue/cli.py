@@ -22,7 +22,8 @@ from bulkissue.errors import BulkissueError, ExitCode
 from bulkissue.streams import Unfailing
 
 if TYPE_CHECKING:
-    from bulkissue import runs
+    from bulkissue.consent import Consent
+    from bulkissue.session import Result, Watch
 
 _JOB = click.argument("job", metavar="JOB.toml", type=click.Path(path_type=Path))
 _RUN = click.argument("run_name", metavar="RUN")
@@ -95,6 +96,7 @@ def run(  # noqa: PLR0917 - click passes every option by name
     """
     from bulkissue import document, rehearsal, runs, summary
     from bulkissue.jobfile import load
+    from bulkissue.preparation import Choices, preview
 
     if out is not None and not dry_run:
         raise click.UsageError("--out goes with --dry-run")
@@ -103,13 +105,13 @@ def run(  # noqa: PLR0917 - click passes every option by name
         flags["input.paths"] = list(inputs)
     if occasion is not None:
         flags["job.occasion"] = occasion
-    choices = runs.Choices(limit=limit, expect_rows=expect_rows, init_state=init_state)
+    choices = Choices(limit=limit, expect_rows=expect_rows, init_state=init_state)
     screen = _Screen(as_json=as_json, quiet=quiet)
     loaded = load(job, flags=flags, environ=os.environ)
     for warning in loaded.warnings:
         screen.say(warning)
     if dry_run:
-        found = runs.preview(loaded, choices, out, screen.watch())
+        found = preview(loaded, choices, out, screen.watch())
         refused = ExitCode.FAILED_ROWS if found.plan.outcomes.get("rejected") else ExitCode.OK
         if as_json:
             screen.document(document.of_preview(found, loaded.job, refused))
@@ -425,7 +427,7 @@ class _Screen:
         """Print the one JSON document."""
         print(json.dumps(content, ensure_ascii=False))  # noqa: T201 - this is the output
 
-    def result(self, result: "runs.Result") -> int:
+    def result(self, result: "Result") -> int:
         """Print how a run ended; its exit code."""
         from bulkissue import document, summary
 
@@ -437,21 +439,22 @@ class _Screen:
             summary.print_run(self.out, result)
         return result.exit_code
 
-    def consent(self, *, given: bool) -> "runs.Consent":
+    def consent(self, *, given: bool) -> "Consent":
         """Consent that is given, or can be asked for on a terminal."""
-        from bulkissue import runs
+        from bulkissue.consent import Consent
 
         can_ask = sys.stdin.isatty() and sys.stderr.isatty()
-        return runs.Consent(given, (lambda question: click.confirm(question, err=True)) if can_ask else None)
+        return Consent(given, (lambda question: click.confirm(question, err=True)) if can_ask else None)
 
-    def watch(self) -> "runs.Watch":
+    def watch(self) -> "Watch":
         """Tell what is going on, unless quiet; with a progress line on a terminal."""
-        from bulkissue import runs, summary
+        from bulkissue import summary
         from bulkissue.progress import Progress
+        from bulkissue.session import Watch
 
         if self.quiet:
-            return runs.Watch()
-        return runs.Watch(
+            return Watch()
+        return Watch(
             taken=lambda intake: summary.print_taken(self.err, intake),
             planned=lambda drawn, _folder: self.say(summary.plan_lines(drawn)),
             sending=Progress(self.err).tell,

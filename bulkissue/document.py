@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bulkissue.job import Job
+    from bulkissue.preparation import Preview
     from bulkissue.reconcile import Row, Sampled
     from bulkissue.recovery import LastWord
     from bulkissue.runfolder import Manifest
-    from bulkissue.runs import Preview, Reconciled, Result
+    from bulkissue.runs import Reconciled
+    from bulkissue.session import Result
     from bulkissue.status import Status
 
 _NOBODY = {"rows": 0, **{outcome.value: 0 for outcome in Outcome}}

@@ -18,8 +18,10 @@ from bulkissue.intake import Intake
 from bulkissue.job import Job
 from bulkissue.outcomes import LEDGER_OF, REASONS, Outcome
 from bulkissue.plan import Plan
+from bulkissue.preparation import Preview
 from bulkissue.runfolder import Manifest
-from bulkissue.runs import Preview, Reconciled, Result
+from bulkissue.runs import Reconciled
+from bulkissue.session import Result
 from bulkissue.status import Status
 from bulkissue.target import parse
 
