@@ -68,7 +68,7 @@ class Dispatch:
         self.halt: Halt | None = None
         self._interrupted = False
         self._stopping = asyncio.Event()
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()
         self._batches = batches
         self._peeked: Batch | None = None
         self._identifier_type = ""
@@ -88,7 +88,6 @@ class Dispatch:
         self._probes = 0
         self._random = random.Random()
         self._tasks: list[asyncio.Task[None]] = []
-        self._storage_trouble: StateRefused | None = None
         self._log = logs.get()
 
     async def run(self) -> Halt | None:
@@ -100,15 +99,14 @@ class Dispatch:
         """
         self._tasks = [asyncio.create_task(self._work(lane)) for lane in self._lanes]
         try:
-            for ended in await asyncio.gather(*self._tasks, return_exceptions=True):
-                if isinstance(ended, Exception):
-                    raise ended
+            ends = await asyncio.gather(*self._tasks, return_exceptions=True)
         finally:
-            await self._scribe.close()
             for lane in self._lanes:
                 await lane.close()
-        if self._storage_trouble is not None:
-            raise self._storage_trouble
+            await self._scribe.close()
+        for ended in ends:
+            if isinstance(ended, Exception):
+                raise ended
         return self.halt
 
     def interrupt(self) -> None:
@@ -141,37 +139,39 @@ class Dispatch:
                 await self._deliver(batch, lane)
             except _Halted:
                 return
-            except StateRefused as trouble:
-                # Nothing more may be sent, as nothing more can be noted. The first trouble is the cause.
-                self._storage_trouble = self._storage_trouble or trouble
+            except StateRefused:
+                # Nothing more may be sent, as nothing more can be noted. The scribe tells why when it is closed.
                 self._stop(Halt.by("guard.storage", exit_code=ExitCode.SETTINGS))
                 return
             except BaseException:
                 self._stop(Halt.by("guard.unfinished", exit_code=ExitCode.INTERNAL))
                 raise
             finally:
-                async with self._changed:
-                    self._in_flight -= 1
-                    self._changed.notify_all()
+                self._in_flight -= 1
+                self._tell_change()
+
+    def _tell_change(self) -> None:
+        """Whoever waits for a change looks again."""
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     async def _next(self) -> Batch | None:
         """The next batch, once it may be sent; None when there is nothing more to do."""
-        async with self._changed:
-            while not self._stopping.is_set():
-                if self._peeked is None and (found := next(self._batches, None)) is not None:
-                    self._peeked = found
-                batch = self._peeked
-                if batch is None:
-                    return None
-                # The same person may stand in the file under two identifier types: their requests must not
-                # be in flight together. And until one row has succeeded, one request at a time is enough.
-                alone = batch.identifier_type != self._identifier_type or self._guards.proving
-                if not (alone and self._in_flight):
-                    self._peeked = None
-                    self._identifier_type = batch.identifier_type
-                    self._in_flight += 1
-                    return batch
-                await self._changed.wait()
+        while not self._stopping.is_set():
+            if self._peeked is None and (found := next(self._batches, None)) is not None:
+                self._peeked = found
+            batch = self._peeked
+            if batch is None:
+                return None
+            # The same person may stand in the file under two identifier types: their requests must not
+            # be in flight together. And until one row has succeeded, one request at a time is enough.
+            alone = batch.identifier_type != self._identifier_type or self._guards.proving
+            if not (alone and self._in_flight):
+                self._peeked = None
+                self._identifier_type = batch.identifier_type
+                self._in_flight += 1
+                return batch
+            await self._changed.wait()
         return None
 
     async def _deliver(self, batch: Batch, lane: Lane) -> None:
@@ -205,7 +205,8 @@ class Dispatch:
 
     async def _attempt(self, batch: Batch, lane: Lane) -> tuple[Verdict, bool]:
         """One attempt: its verdict, and whether a fresh token stands ready where it was refused."""
-        await self._await_turn(lane)
+        if self._guards.outage:
+            await self._await_turn(lane)
         try:
             await self._auth.headers()  # fetched before the slot is taken, so that no slot goes by unused
             await self._pace.slot()
@@ -227,7 +228,7 @@ class Dispatch:
             await self._scribe.note(Intent(number, batch.number, batch.rows, _now()))
         except asyncio.CancelledError:
             # Given up by a second signal while the intent was on its way to the disk: not a byte was sent.
-            await self._scribe.note(Answer(number, _now(), "guard.signal", ()))
+            self._scribe.put(Answer(number, _now(), "guard.signal", None))
             raise
         reached("intent.noted")
         self._guards.tally.attempts += 1
@@ -235,43 +236,46 @@ class Dispatch:
             sending = await lane.send(prepared)
         except asyncio.CancelledError:
             # Given up by a second signal, after the intent: it may have been sent.
-            await self._settle(number, batch, MaybeSent("net.cancelled"), lane)
+            self._settle(number, batch, MaybeSent("net.cancelled"), lane)
             raise
-        verdict = await self._settle(number, batch, sending, lane)
+        verdict = self._settle(number, batch, sending, lane)
         return verdict, await self._auth.renew(token) if verdict.renew else True
 
-    async def _settle(self, number: int, batch: Batch, sending: Sending, lane: Lane) -> Verdict:
-        """Journal what came of an attempt, count it, and see whether that is a reason to stop."""
+    def _settle(self, number: int, batch: Batch, sending: Sending, lane: Lane) -> Verdict:
+        """
+        Journal what came of an attempt, count it, and see whether that is a reason to stop.
+
+        Nobody waits for the answer to be on the disk: were it lost, its rows would be unknown, as they are until
+        then. It is in the journal before any later intent is, so before its rows can be sent again.
+        """
         reached("answer.received")
         verdict = judge(sending, batch, ROUTES[batch.route], self._offer)
-        await self._scribe.note(_answer(number, sending, verdict))
-        reached("answer.noted")
+        self._scribe.put(_answer(number, sending, verdict))
         self._say(batch, verdict)
         if isinstance(sending, NotSent):
             verdict = self._unreached(verdict, lane)
         else:
-            await self._reached()
+            self._reached()
         if verdict.throttled:
             waited = self._pace.refused(wait=verdict.wait)
             self._guards.tally.waits += 1
             self._guards.tally.waited_seconds += waited
-            await self._scribe.note(Event("service.throttled", _now(), {"seconds": round(waited, 3)}))
+            self._scribe.put(Event("service.throttled", _now(), {"seconds": round(waited, 3)}))
             self._stop(self._guards.throttled(verdict.wait, self._pace.waited_in_a_row))
         elif isinstance(sending, Reply):
             self._pace.accepted()
-        if not verdict.void:
-            self._stop(self._guards.settled(verdict))
+        if verdict.results is not None:
+            self._stop(self._guards.settled(verdict.results, len(batch.rows), verdict.stop))
         self._watch(self._guards.tally)
         return verdict
 
     async def _await_turn(self, lane: Lane) -> None:
         """In an outage one lane goes on trying, the others wait here until it gets through."""
-        async with self._changed:
-            while self._guards.outage and self._probe not in {None, lane} and not self._stopping.is_set():
-                await self._changed.wait()
-            if self._guards.outage and self._probe is None:
-                self._probe = lane
-                self._log.warning("service.lost", probes=len(self._probe_seconds))
+        while self._guards.outage and self._probe not in {None, lane} and not self._stopping.is_set():
+            await self._changed.wait()
+        if self._guards.outage and self._probe is None:
+            self._probe = lane
+            self._log.warning("service.lost", probes=len(self._probe_seconds))
         if self._stopping.is_set():
             raise _Halted
 
@@ -289,17 +293,16 @@ class Dispatch:
             self._probes += 1
         return replace(verdict, counts=False, wait=wait)
 
-    async def _reached(self) -> None:
+    def _reached(self) -> None:
         self._guards.reached()
         if self._probe is not None:
             self._log.warning("service.found")
-            async with self._changed:
-                self._probe, self._probes = None, 0
-                self._changed.notify_all()
+            self._probe, self._probes = None, 0
+            self._tell_change()
 
     def _say(self, batch: Batch, verdict: Verdict) -> None:
         if verdict.void or verdict.doubtful or verdict.stop or verdict.notes:
-            reasons = sorted({result.reason for result in verdict.results}) or [verdict.reason]
+            reasons = verdict.results.reasons() if verdict.results is not None else [verdict.reason]
             self._log.warning(
                 "batch.answered",
                 batch=batch.number,

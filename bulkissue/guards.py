@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 
 from bulkissue.errors import ExitCode
 from bulkissue.job import GuardsSection
-from bulkissue.outcomes import REASONS, Outcome
-from bulkissue.verdict import Verdict
+from bulkissue.outcomes import REASONS, Outcome, Results
 
 #: Rows that must have been answered before the failed ratio means anything.
 RATIO_AFTER_ROWS = 200
@@ -99,13 +98,12 @@ class Guards:
             return Halt.by("guard.throttled", f"{self._throttled} times in a row")
         return None
 
-    def settled(self, verdict: Verdict) -> Halt | None:
-        """Rows got their results."""
+    def settled(self, results: Results, rows: int, stop: str = "") -> Halt | None:
+        """So many rows got their results; `stop` is the refusal among them that every row would meet, if there is."""
         self._throttled = 0
-        for result in verdict.results:
-            self.tally.rows[result.outcome] += 1
-        if verdict.stop:
-            return Halt.by("guard.refusal", verdict.stop)
+        self.tally.rows.update(results.outcomes(rows))
+        if stop:
+            return Halt.by("guard.refusal", stop)
         return self._judge()
 
     def ran_out(self, rows: int) -> Halt | None:

@@ -23,13 +23,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, NamedTuple, Self
 
 import msgspec
 
 from bulkissue.errors import StateRefused
 from bulkissue.files import replacing_path, sync_folder
-from bulkissue.outcomes import Outcome, RowResult
+from bulkissue.outcomes import Outcome, Results
 
 #: "bulk" in ASCII: what SQLite files of ours carry in their header.
 APPLICATION_ID = 0x62756C6B
@@ -82,9 +82,6 @@ _ATTEMPTS = (
     " FROM intent LEFT JOIN answer USING (attempt)"
 )
 
-#: Rows of a settled answer, field by field; in this order in every frame made from them.
-RESULT_FIELDS = ("outcome", "reason", "message", "code", "customer_id", "reference", "valid_till")
-
 #: What `Journal.marks` says of a row.
 NEVER_SENT, ONLY_VOID, SENT = range(3)
 
@@ -94,19 +91,20 @@ _PATIENCE_SECONDS = 30
 _encode = msgspec.json.Encoder().encode
 
 
-class Results(msgspec.Struct, gc=False):
-    """The results of an answer: each field either one value for all rows or a list with one for each."""
+class RawResults(msgspec.Struct, gc=False):
+    """`Results` field by field as they stand in the journal: the JSON text of a value, or of a list."""
 
-    outcome: str | list[str]
-    reason: str | list[str]
-    message: str | list[str]
-    code: str | list[str]
-    customer_id: str | list[str]
-    reference: str | list[str]
-    valid_till: str | list[str]
+    outcome: msgspec.Raw
+    reason: msgspec.Raw
+    message: msgspec.Raw
+    code: msgspec.Raw
+    customer_id: msgspec.Raw
+    reference: msgspec.Raw
+    valid_till: msgspec.Raw
 
 
 _decode_results = msgspec.json.Decoder(Results).decode
+_decode_raw_results = msgspec.json.Decoder(RawResults).decode
 _decode_rows = msgspec.json.Decoder(list[Annotated[int, msgspec.Meta(ge=0)]]).decode
 
 
@@ -129,7 +127,7 @@ class Answer:
         attempt: The intent it answers.
         at: Epoch milliseconds.
         void: Why it is proven not applied; None where its rows have results.
-        results: One for each of the intent's rows, in order; empty where void.
+        results: Of the intent's rows, in their order; None where void.
         http_status: 0 where no answer came.
         request_id: The service's id for the exchange.
         body: The raw answer, kept where it will be needed as evidence.
@@ -138,7 +136,7 @@ class Answer:
     attempt: int
     at: int
     void: str | None
-    results: Sequence[RowResult]
+    results: Results | None
     http_status: int = 0
     request_id: str = ""
     body: bytes | None = None
@@ -191,6 +189,18 @@ class Attempt:
     void: str | None
     results: Results | None
     http_status: int
+    request_id: str
+
+
+class RawAttempt(NamedTuple):
+    """As `Attempt`, without its numbers; `http_status` is None where no answer came."""
+
+    rows: list[int]
+    sent_at: int
+    answered_at: int | None
+    void: str | None
+    results: RawResults | None
+    http_status: int | None
     request_id: str
 
 
@@ -326,7 +336,7 @@ class Journal:
                 )
             case Answer():
                 body = entry.body[:_BODY_LIMIT] if entry.body is not None else None
-                results = None if entry.void is not None else _encode(_columns(entry.results)).decode()
+                results = None if entry.results is None else _encode(entry.results).decode()
                 execute(
                     "INSERT INTO answer VALUES (?, ?, ?, ?, ?, ?, ?)",
                     (entry.attempt, entry.at, entry.void, results, entry.http_status, entry.request_id, body),
@@ -397,6 +407,18 @@ class Journal:
                     request_id or "",
                 )
 
+    def raw_attempts(self, batches: tuple[int, int]) -> Iterator[RawAttempt]:
+        """As `attempts`, with results that nobody has read yet: for tables, which need no Python text of each cell."""
+        with self._reading():
+            cursor = self._reader.execute(
+                "SELECT rows, sent_at, answered_at, void, results, nullif(http_status, 0), coalesce(request_id, '')"
+                " FROM intent LEFT JOIN answer USING (attempt) WHERE batch BETWEEN ? AND ? ORDER BY intent.attempt",
+                batches,
+            )
+            for rows, sent_at, answered_at, void, results, status, request_id in cursor:
+                raw = None if results is None else _decode_raw_results(results)
+                yield RawAttempt(_decode_rows(rows), sent_at, answered_at, void, raw, status, request_id)
+
     def timings(self) -> Iterator[tuple[int, int, int, int | None, str | None, int]]:
         """
         Every attempt without its rows and results, in the order sent, for what only counts and measures.
@@ -419,13 +441,16 @@ class Journal:
             StateRefused: The journal names a row that the run does not have.
         """
         marks = bytearray(rows)
-        for attempt in self.attempts():
-            mark = ONLY_VOID if attempt.void is not None else SENT
-            try:
-                for row in attempt.rows:
-                    marks[row] = max(marks[row], mark)
-            except IndexError as trouble:
-                raise StateRefused(f"{self.path} names rows that the run does not have") from trouble
+        query = "SELECT rows FROM intent LEFT JOIN answer USING (attempt) WHERE void IS"
+        # A row's attempts are void but for one at most; that one comes after them, and has the last word.
+        for which, mark in (("NOT NULL", ONLY_VOID), ("NULL", SENT)):
+            with self._reading():
+                try:
+                    for (text,) in self._reader.execute(f"{query} {which}"):
+                        for row in _decode_rows(text):
+                            marks[row] = mark
+                except IndexError as trouble:
+                    raise StateRefused(f"{self.path} names rows that the run does not have") from trouble
         return marks
 
     def body(self, attempt: int) -> bytes | None:
@@ -589,14 +614,6 @@ def _is_wal(path: Path) -> bool:
         first = first + one + second & 0xFFFFFFFF
         second = second + other + first & 0xFFFFFFFF
     return magic | 1 == 0x377F0683 and checksum == [first, second] and size >= 32 + 24 + page_size
-
-
-def _columns(results: Sequence[RowResult]) -> Results:
-    columns = {}
-    for name in RESULT_FIELDS:
-        values = [str(getattr(result, name)) for result in results]
-        columns[name] = values[0] if values and values.count(values[0]) == len(values) else values
-    return Results(**columns)
 
 
 def _refused(path: Path, trouble: sqlite3.Error | OSError) -> StateRefused:

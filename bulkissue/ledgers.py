@@ -18,8 +18,8 @@ from bulkissue import runfolder
 from bulkissue.errors import ConservationBroken
 from bulkissue.files import replacing, replacing_path, sha256
 from bulkissue.history import HISTORY_SCHEMA
-from bulkissue.journal import NEVER_SENT, RESULT_FIELDS, Attempt, Journal
-from bulkissue.outcomes import LEDGER_COLUMNS, LEDGER_OF, REASONS, Ledger, Outcome
+from bulkissue.journal import NEVER_SENT, Attempt, Journal
+from bulkissue.outcomes import LEDGER_COLUMNS, LEDGER_OF, REASONS, RESULT_FIELDS, Ledger, Outcome
 
 _SLICE = 250_000
 _OUTCOME = pl.Enum([outcome.value for outcome in Outcome])

@@ -5,7 +5,10 @@ Everything that counts rows imports its words from here. It must never gain an o
 changelog entry: ledgers and users' scripts name them.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from enum import StrEnum
+from typing import Self
 
 import msgspec
 
@@ -154,3 +157,44 @@ class RowResult(msgspec.Struct, frozen=True, gc=False):
     customer_id: str = ""
     reference: str = ""
     valid_till: str = ""
+
+
+#: The fields of a row's result, in the order every table made from them has.
+RESULT_FIELDS: tuple[str, ...] = RowResult.__struct_fields__
+
+
+class Results(msgspec.Struct, frozen=True, gc=False):
+    """
+    What one answer says of its rows, field by field: a value that holds for all of them, or a list with one for each.
+
+    Most answers say the same of all their rows but for a proof, so this is what verdicts, journal and ledgers pass on.
+    """
+
+    outcome: str | list[str]
+    reason: str | list[str]
+    message: str | list[str] = ""
+    code: str | list[str] = ""
+    customer_id: str | list[str] = ""
+    reference: str | list[str] = ""
+    valid_till: str | list[str] = ""
+
+    @classmethod
+    def of(cls, rows: Sequence[RowResult]) -> Self:
+        """The results of at least one row."""
+        return cls(*map(_alike, zip(*map(msgspec.structs.astuple, rows), strict=True)))
+
+    def any(self, outcome: Outcome) -> bool:
+        """Whether any row ended so."""
+        return outcome in ([self.outcome] if isinstance(self.outcome, str) else self.outcome)
+
+    def outcomes(self, rows: int) -> Counter[str]:
+        """How many of so many rows ended how."""
+        return Counter({self.outcome: rows}) if isinstance(self.outcome, str) else Counter(self.outcome)
+
+    def reasons(self) -> list[str]:
+        """Every reason once, sorted."""
+        return [self.reason] if isinstance(self.reason, str) else sorted(set(self.reason))
+
+
+def _alike(values: tuple[str, ...]) -> str | list[str]:
+    return values[0] if values.count(values[0]) == len(values) else list(values)

@@ -7,13 +7,16 @@ It must never tell a lane that its entry is durable before the commit has return
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
+from bulkissue.crashpoint import reached
 from bulkissue.errors import StateRefused
-from bulkissue.journal import Entry, Intent, Journal
+from bulkissue.journal import Answer, Entry, Intent, Journal
+
+_Note = tuple[Entry, asyncio.Future[None] | None]
 
 
 class Scribe:
     """
-    The one writer of a journal while lanes are running.
+    The one writer of a journal while lanes are running. Entries are written in the order in which they come.
 
     While a commit is under way the next entries gather. SQLite runs in a thread of its own, so that an
     fsync holds up nobody's answer.
@@ -21,7 +24,7 @@ class Scribe:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._gathered: list[tuple[Entry, asyncio.Future[None]]] = []
+        self._gathered: list[_Note] = []
         self._committing: asyncio.Task[None] | None = None
         self._trouble: Exception | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
@@ -34,13 +37,19 @@ class Scribe:
             StateRefused: It could not be written. No intent is taken after that; what came of those that
                 are under way still is, if the disk allows.
         """
-        loop = asyncio.get_running_loop()
-        durable: asyncio.Future[None] = loop.create_future()
+        # A future of its own: a lane that is cancelled takes nobody else's with it.
+        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._gather(entry, durable)
+        await durable
+
+    def put(self, entry: Entry) -> None:
+        """Have the entry written, and do not wait for it; whether it was is what `close` and the next `note` tell."""
+        self._gather(entry, None)
+
+    def _gather(self, entry: Entry, durable: asyncio.Future[None] | None) -> None:
         self._gathered.append((entry, durable))
         if self._committing is None:
-            self._committing = loop.create_task(self._commit())
-        # A lane that is cancelled must not take the others' commit with it.
-        await asyncio.shield(durable)
+            self._committing = asyncio.get_running_loop().create_task(self._commit())
 
     async def _commit(self) -> None:
         loop = asyncio.get_running_loop()
@@ -60,23 +69,37 @@ class Scribe:
                 self._gathered, self._committing = [], None
                 raise
             except Exception as failure:  # noqa: BLE001 - whatever it is, every waiting lane must hear of it
-                trouble = self._trouble = failure
+                trouble = failure
+                self._trouble = self._trouble or failure
+            else:
+                for entry, _ in taken:
+                    if isinstance(entry, Answer):
+                        reached("answer.noted")
             _tell(taken, trouble)
         self._committing = None
 
     async def close(self) -> None:
-        """Wait for the last commit and let the thread go, also where the caller is cancelled meanwhile."""
+        """
+        Wait for the last commit and let the thread go, also where the caller is cancelled meanwhile.
+
+        Raises:
+            StateRefused: An entry could not be written, be it one that nobody waited for.
+        """
         try:
             if self._committing is not None:
                 await asyncio.shield(self._committing)
         finally:
             self._thread.shutdown()  # waits: nobody may close the journal under a commit
+        if self._trouble is not None:
+            raise self._trouble
 
 
-def _tell(notes: list[tuple[Entry, asyncio.Future[None]]], trouble: Exception | None) -> None:
+def _tell(notes: list[_Note], trouble: Exception | None) -> None:
     for _, durable in notes:
+        if durable is None or durable.done():  # nobody waits, or not any more
+            continue
         if trouble is None:
             durable.set_result(None)
         else:
             durable.set_exception(trouble)
-            durable.exception()  # a cancelled lane does not come back to hear of it
+            durable.exception()  # a lane that is cancelled just now does not come back to hear of it

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from bulkissue.endpoints import Endpoint
 from bulkissue.endpoints.answer import Complaint, Offer, Reading, Statement
 from bulkissue.exchange import Batch, MaybeSent, NotSent, Reply, Sending
-from bulkissue.outcomes import REASONS, Outcome, RowResult
+from bulkissue.outcomes import REASONS, Outcome, Results, RowResult
 
 #: The warning that means "not issued" although nothing is called an error.
 NOT_ISSUED_WARNING = "8890"
@@ -34,7 +34,7 @@ class Verdict:
     Attributes:
         void: Proven not applied. Its rows have no result and may be sent again.
         reason: Why it is void; empty where it is not.
-        results: One for each row of the batch, in its order; empty where the attempt is void.
+        results: Of the batch's rows, in their order; None where the attempt is void.
         again: Worth another attempt now.
         counts: Against `max_attempts`.
         renew: The credentials were refused: get a fresh token first.
@@ -49,7 +49,7 @@ class Verdict:
 
     void: bool
     reason: str = ""
-    results: tuple[RowResult, ...] = ()
+    results: Results | None = None
     again: bool = False
     counts: bool = True
     renew: bool = False
@@ -64,7 +64,7 @@ class Verdict:
     @property
     def doubtful(self) -> bool:
         """Whether any row of it is unknown."""
-        return any(result.outcome is Outcome.UNKNOWN for result in self.results)
+        return self.results is not None and self.results.any(Outcome.UNKNOWN)
 
 
 def judge(sending: Sending, batch: Batch, endpoint: Endpoint, offer: Offer) -> Verdict:
@@ -72,27 +72,29 @@ def judge(sending: Sending, batch: Batch, endpoint: Endpoint, offer: Offer) -> V
     if isinstance(sending, NotSent):
         return Verdict(void=True, reason=sending.reason, again=True)
     if isinstance(sending, MaybeSent):
-        return lost(batch, sending.reason)
-    reading = endpoint.read(sending, batch, offer)
+        return Verdict(void=False, results=Results(Outcome.UNKNOWN.value, sending.reason, REASONS[sending.reason]))
+    return _weigh(sending, endpoint.read(sending, batch, offer), batch, endpoint)
+
+
+def _weigh(sending: Reply, reading: Reading, batch: Batch, endpoint: Endpoint) -> Verdict:
+    if (proven := reading.proven) is not None:
+        results = Results(
+            Outcome.SUCCEEDED.value, "answer.proof", customer_id=proven.customer_ids, reference=proven.proofs
+        )
+        return Verdict(void=False, results=results, status=sending.status, request_id=sending.request_id)
     if not any(_proves(statement) for statement in reading.statements):
         void = _void(sending, reading, batch)
         if void is not None:
             return void
-    results = tuple(_result(statement, reading, sending, batch, endpoint) for statement in reading.statements)
+    rows = [_result(statement, reading, sending, batch, endpoint) for statement in reading.statements]
     return Verdict(
         void=False,
-        results=results,
-        stop=_stop(results, endpoint),
+        results=Results.of(rows),
+        stop=_stop(rows, endpoint),
         status=sending.status,
         request_id=sending.request_id,
         notes=reading.notes,
     )
-
-
-def lost(batch: Batch, reason: str) -> Verdict:
-    """The verdict where the answer was lost: every row unknown."""
-    result = RowResult(Outcome.UNKNOWN, reason, REASONS[reason])
-    return Verdict(void=False, results=(result,) * len(batch.rows))
 
 
 def _void(reply: Reply, reading: Reading, batch: Batch) -> Verdict | None:
@@ -207,8 +209,8 @@ def _row(outcome: Outcome, reason: str, known: Statement, said: Complaint | None
     )
 
 
-def _stop(results: tuple[RowResult, ...], endpoint: Endpoint) -> str:
-    for result in results:
+def _stop(rows: list[RowResult], endpoint: Endpoint) -> str:
+    for result in rows:
         if result.outcome is Outcome.FAILED and result.reason.removeprefix("api.") in endpoint.STOPPING:
             return f"{result.reason}: {result.message}" if result.message else result.reason
     return ""

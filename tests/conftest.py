@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import tomli_w
 
-from bulkissue.outcomes import LEDGER_OF, Ledger, Outcome
+from bulkissue.outcomes import LEDGER_OF, RESULT_FIELDS, Ledger, Outcome, Results, RowResult
 from bulkissue.sandbox import Options, Running, start_thread
 
 ENVIRON = {"BULKISSUE_CLIENT_KEY": "key", "BULKISSUE_CLIENT_SECRET": "secret"}
@@ -129,6 +129,14 @@ def command(tmp_path: Path) -> Callable[..., Ended]:
         return Ended(ended.returncode, ended.stdout, ended.stderr)
 
     return execute
+
+
+def each_row(results: Results | None, rows: int) -> list[RowResult]:
+    """The results of so many rows, one by one."""
+    assert results is not None
+    columns = [getattr(results, name) for name in RESULT_FIELDS]
+    spread = [column if isinstance(column, list) else [column] * rows for column in columns]
+    return [RowResult(Outcome(outcome), *rest) for outcome, *rest in zip(*spread, strict=True)]
 
 
 def read_ledger(run_dir: Path, ledger: Ledger | str) -> list[dict[str, str]]:

@@ -7,15 +7,14 @@ import pytest
 from bulkissue.errors import ExitCode
 from bulkissue.guards import LONGEST_WAIT_SECONDS, MOST_THROTTLED, RATIO_AFTER_ROWS, Guards, Halt
 from bulkissue.job import GuardsSection
-from bulkissue.outcomes import REASONS, Outcome, RowResult
-from bulkissue.verdict import Verdict
+from bulkissue.outcomes import REASONS, Outcome, Results, RowResult
 
 S, F, U = Outcome.SUCCEEDED, Outcome.FAILED, Outcome.UNKNOWN
 
 
-def answered(**rows: int) -> Verdict:
+def answered(**rows: int) -> tuple[Results, int]:
     results = [RowResult(Outcome(name), "api.8015") for name, many in rows.items() for _ in range(many)]
-    return Verdict(void=False, results=tuple(results))
+    return Results.of(results), len(results)
 
 
 def guards(**settings: Any) -> Guards:
@@ -34,11 +33,11 @@ def reason(halt: Halt | None) -> str | None:
         ({"max_unknown": 0}, {"succeeded": 5}, {"unknown": 1}, "guard.max_unknown"),
         ({"max_failed": 10}, {"failed": 10}, {"succeeded": 1}, None),
         ({"max_failed": 10}, {"failed": 10}, {"failed": 1}, "guard.max_failed"),
-        ({"max_failed_ratio": 0.5}, {"failed": RATIO_AFTER_ROWS - 1}, {}, None),
+        ({"max_failed_ratio": 0.5}, {"failed": RATIO_AFTER_ROWS - 2}, {"failed": 1}, None),
         ({"max_failed_ratio": 0.5}, {"failed": 100}, {"succeeded": 100}, None),
         ({"max_failed_ratio": 0.5}, {"failed": 101}, {"succeeded": 99}, "guard.max_failed_ratio"),
         ({"max_failed_ratio": 0.0}, {"succeeded": RATIO_AFTER_ROWS}, {"failed": 1}, "guard.max_failed_ratio"),
-        ({"canary": True, "canary_rows": 10}, {"failed": 9}, {}, None),
+        ({"canary": True, "canary_rows": 10}, {"failed": 8}, {"failed": 1}, None),
         ({"canary": True, "canary_rows": 10}, {"failed": 9}, {"unknown": 1}, "guard.canary"),
         ({"canary": True, "canary_rows": 10}, {"failed": 8, "succeeded": 1}, {"failed": 5}, None),
         ({"canary": False, "canary_rows": 10}, {"failed": 9}, {"failed": 9}, None),
@@ -47,8 +46,8 @@ def reason(halt: Halt | None) -> str | None:
 def test_limits_on_rows(settings, before, then, expected):
     """A run stops when the answers go beyond a limit, and not at it."""
     watching = guards(**settings)
-    assert watching.settled(answered(**before)) is None
-    halt = watching.settled(answered(**then))
+    assert watching.settled(*answered(**before)) is None
+    halt = watching.settled(*answered(**then))
     assert reason(halt) == expected
     if halt is not None:
         assert halt.exit_code == ExitCode.STOPPED
@@ -57,7 +56,7 @@ def test_limits_on_rows(settings, before, then, expected):
 
 def test_a_refusal_that_every_row_would_meet():
     """A stopping code stops at the first answer, whatever the limits allow."""
-    halt = guards().settled(Verdict(void=False, results=answered(failed=1).results, stop="api.8892: inactive"))
+    halt = guards().settled(*answered(failed=1), stop="api.8892: inactive")
     assert halt is not None
     assert halt.reason == "guard.refusal"
     assert "api.8892" in halt.message
@@ -67,8 +66,8 @@ def test_proving_ends_with_the_first_success():
     """The canary sings alone until one row has succeeded; refusals do not end it."""
     watching = guards(canary=True)
     proving = [watching.proving]
-    for verdict in (answered(failed=3, unknown=2), answered(succeeded=1), answered(failed=1)):
-        watching.settled(verdict)
+    for results, rows in (answered(failed=3, unknown=2), answered(succeeded=1), answered(failed=1)):
+        watching.settled(results, rows)
         proving.append(watching.proving)
     assert proving == [True, True, False, False]
     assert not guards(canary=False).proving
@@ -98,7 +97,7 @@ def test_an_answer_ends_the_throttling():
     for _ in range(3):
         for _ in range(MOST_THROTTLED):
             assert watching.throttled(0, 0) is None
-        watching.settled(answered(succeeded=1))
+        watching.settled(*answered(succeeded=1))
 
 
 @pytest.mark.parametrize(("lanes", "attempts"), [(1, 2), (2, 2), (3, 3), (8, 8)])

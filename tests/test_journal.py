@@ -29,7 +29,6 @@ from bulkissue.journal import (
     FORMAT,
     NEVER_SENT,
     ONLY_VOID,
-    RESULT_FIELDS,
     SENT,
     Answer,
     Entry,
@@ -39,7 +38,7 @@ from bulkissue.journal import (
     Journal,
     Settlement,
 )
-from bulkissue.outcomes import Outcome, RowResult
+from bulkissue.outcomes import RESULT_FIELDS, Outcome, Results, RowResult
 
 RUN = {"run_id": "run", "plan_sha256": "plan"}
 PROOF = RowResult(Outcome.SUCCEEDED, "answer.proof", customer_id="7", reference="71")
@@ -50,11 +49,11 @@ PREAMBLE = """\
 import gc, os, random, resource, signal, sys, time
 from pathlib import Path
 from bulkissue.journal import *
-from bulkissue.outcomes import Outcome, RowResult
+from bulkissue.outcomes import RESULT_FIELDS, Outcome, Results, RowResult
 RUN = {"run_id": "run", "plan_sha256": "plan"}
 def pair(number):
     proof = RowResult(Outcome.SUCCEEDED, "answer.proof", reference=str(number))
-    return [Intent(number, number, [number], 1), Answer(number, 2, None, [proof], 200)]
+    return [Intent(number, number, [number], 1), Answer(number, 2, None, Results.of([proof]), 200)]
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -101,7 +100,7 @@ def copied(path: Path, folder: Path) -> Path:
 def pair(number: int, rows: Sequence[int] = (0, 1)) -> list[Entry]:
     return [
         Intent(number, number, list(rows), 1_000 + number),
-        Answer(number, 2_000 + number, None, [PROOF] * len(rows), 200, f"request-{number}"),
+        Answer(number, 2_000 + number, None, Results.of([PROOF] * len(rows)), 200, f"request-{number}"),
     ]
 
 
@@ -209,9 +208,9 @@ def test_entries_come_back(path: Path) -> None:
         [
             Intent(1, 5, [0, 1], 10),
             Intent(2, 6, [4], 11),
-            Answer(1, 20, None, [PROOF, REFUSAL], 207, "req-1", b"\x00\xffbody"),
+            Answer(1, 20, None, Results.of([PROOF, REFUSAL]), 207, "req-1", b"\x00\xffbody"),
             Intent(3, 7, [5], 12),
-            Answer(3, 21, "http.429", [], 429, "req-3"),
+            Answer(3, 21, "http.429", None, 429, "req-3"),
             *held,
             settlement,
             later,
@@ -258,11 +257,11 @@ def test_marks(path: Path) -> None:
     journal.write(
         [
             *(Intent(number, number, rows, 1) for number, rows in enumerate([[0, 1], [1, 2], [3], [4], [4], [2]], 1)),
-            Answer(1, 2, "net.connect_failed", []),
-            Answer(3, 2, None, [PROOF]),
-            Answer(4, 2, "http.429", []),
-            Answer(5, 2, "http.429", []),
-            Answer(6, 2, "http.429", []),
+            Answer(1, 2, "net.connect_failed", None),
+            Answer(3, 2, None, Results.of([PROOF])),
+            Answer(4, 2, "http.429", None),
+            Answer(5, 2, "http.429", None),
+            Answer(6, 2, "http.429", None),
         ]
     )
     assert list(journal.marks(6)) == [ONLY_VOID, SENT, SENT, SENT, ONLY_VOID, NEVER_SENT]
@@ -284,7 +283,7 @@ def test_results_come_back(path: Path) -> None:
     def come_back(found: list[RowResult], uniform: bool) -> None:
         found = [found[0]] * len(found) if uniform else found
         number = 1 + max(numbers(journal), default=0)
-        journal.write([Intent(number, number, list(range(len(found))), 1), Answer(number, 2, None, found)])
+        journal.write([Intent(number, number, list(range(len(found))), 1), Answer(number, 2, None, Results.of(found))])
         (attempt,) = journal.attempts((number, number))
         for name in RESULT_FIELDS:
             value = getattr(attempt.results, name)
@@ -299,7 +298,7 @@ def test_results_come_back(path: Path) -> None:
 def test_body_is_bounded(path: Path) -> None:
     """No more than 256 KiB of a raw answer are kept."""
     journal = Journal.create(path, **RUN)
-    journal.write([Intent(1, 1, [0], 1), Answer(1, 2, None, [PROOF], 200, "", b"x" * 300_000)])
+    journal.write([Intent(1, 1, [0], 1), Answer(1, 2, None, Results.of([PROOF]), 200, "", b"x" * 300_000)])
     assert journal.body(1) == b"x" * 262_144
     journal.close()
 
@@ -312,7 +311,7 @@ def test_nothing_is_changed(path: Path) -> None:
         with pytest.raises(StateRefused):
             journal.write([again])
     with pytest.raises(StateRefused):
-        journal.write([Answer(2, 1, "http.429", [])])  # no such intent
+        journal.write([Answer(2, 1, "http.429", None)])  # no such intent
     journal.write([Held(3, "dedupe.unknown", "second")])
     assert journal.held() == [Held(3, "dedupe.issued", "first")]
     assert numbers(journal) == [1]

@@ -216,8 +216,11 @@ def test_a_history_file_that_is_gone(ending, scene):
         scene.judge()
 
 
-def test_a_history_file_that_is_gone_at_a_resume(scene):
+def test_a_history_file_that_is_gone_at_a_resume(scene, write_job):
     """A resumed run is held against another's history also where that has to be made again first."""
+    # So slow that the killed run's first answer is on the disk before its next intent is due.
+    limits = {"batch_size": 5, "lanes": 1, "requests_per_minute": 590}
+    write_job(scene.service.base_url, limits=limits, name="project/job.toml")
     scene.run("answer.noted:1")
     first = scene.run_dir()
     second = scene.run()

@@ -19,7 +19,7 @@ from scene import Scene
 from bulkissue import report, runfolder
 from bulkissue.history import HISTORY_SCHEMA
 from bulkissue.journal import Answer, Event, Intent, Journal
-from bulkissue.outcomes import Outcome, RowResult
+from bulkissue.outcomes import Outcome, Results
 from bulkissue.report import campaign, course, figures
 from bulkissue.report.markup import said, text
 from bulkissue.sandbox import Customer, Fault, Options, start_thread
@@ -412,7 +412,7 @@ def a_manifest(**fields) -> runfolder.Manifest:
     )
 
 
-PROVEN = RowResult(Outcome.SUCCEEDED, "answer.proof", reference="1")
+PROVEN = Results("succeeded", "answer.proof", reference="1")
 Sent = tuple[int, int | None, int, str | None, int]
 
 
@@ -423,7 +423,7 @@ def traced(path: Path, attempts: list[Sent], events=()) -> course.Course:
     for number, (sent, answered, rows, void, status) in enumerate(attempts, start=1):
         entries.append(Intent(number, number, list(range(rows)), sent))
         if answered is not None:
-            results = () if void else [PROVEN] * rows
+            results = None if void else PROVEN
             entries.append(Answer(number, answered, void, results, http_status=status))
     journal.write([*entries, *(Event(name, at, detail) for name, at, detail in events)])
     try:

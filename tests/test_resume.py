@@ -9,12 +9,15 @@ from scene import MOBILES, Scene, journal_rows
 
 from bulkissue.sandbox import Running
 
+#: So slow that an answer is on the disk before the next intent is due: a kill between them leaves nothing in doubt.
+ONE_BY_ONE = {"batch_size": 5, "lanes": 1, "requests_per_minute": 590}
+
 
 @pytest.fixture
 def scene(tmp_path: Path, service: Running, write_job: Callable[..., Path], write_input: Callable[..., Path]) -> Scene:
     """A run over 40 rows, killed after three answers of five rows each."""
     write_input(["mobile", "name"], [(mobile, "née B") for (mobile,) in MOBILES[:40]])
-    write_job(service.base_url, limits={"batch_size": 5, "lanes": 1})
+    write_job(service.base_url, limits=ONE_BY_ONE)
     scene = Scene(tmp_path, service)
     scene.run("answer.noted:3")
     return scene

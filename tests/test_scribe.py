@@ -175,7 +175,7 @@ def test_trouble_is_everyones(journal: Journal) -> None:
         troubles = [await trouble_of(note) for note in notes]
         assert isinstance(troubles[0], asyncio.CancelledError)
         assert all(isinstance(trouble, StateRefused) for trouble in troubles[1:])
-        await scribe.close()
+        assert isinstance(await trouble_of(scribe.close()), StateRefused)
         notes.clear()
         troubles.clear()
         gc.collect()
@@ -197,7 +197,7 @@ def test_nothing_is_sent_after_trouble(path: Path, journal: Journal) -> None:
         await begun(scribe)
         gathered = [
             asyncio.create_task(scribe.note(intent(3))),
-            asyncio.create_task(scribe.note(Answer(1, 5, "http.429", []))),
+            asyncio.create_task(scribe.note(Answer(1, 5, "http.429", None))),
         ]
         await asyncio.sleep(0)
         gate.open()
@@ -205,13 +205,52 @@ def test_nothing_is_sent_after_trouble(path: Path, journal: Journal) -> None:
         assert isinstance(await trouble_of(gathered[0]), StateRefused)
         assert await trouble_of(gathered[1]) is None
         assert isinstance(await trouble_of(scribe.note(intent(4))), StateRefused)
-        assert await trouble_of(scribe.note(Answer(2, 5, "http.429", []))) is None
-        await scribe.close()
+        assert await trouble_of(scribe.note(Answer(2, 5, "http.429", None))) is None
+        assert isinstance(await trouble_of(scribe.close()), StateRefused)
 
     drive(story)
     assert [(attempt.attempt, attempt.void) for attempt in journal.attempts()] == [(1, "http.429"), (2, "http.429")]
     journal.close()
     assert on_disk(path) == [1, 2]
+
+
+def test_put(path: Path, journal: Journal) -> None:
+    """What nobody waits for is on the disk after the close, before whatever was noted later, in one commit with it."""
+    gate = Gate(journal)
+
+    async def story() -> None:
+        scribe = Scribe(journal)
+        first = asyncio.create_task(scribe.note(intent(1)))
+        await begun(scribe)
+        scribe.put(Answer(1, 5, "http.429", None))
+        second = asyncio.create_task(scribe.note(intent(2)))
+        await asyncio.sleep(0)
+        gate.open()
+        await first
+        await second
+        assert [(attempt.attempt, attempt.void) for attempt in journal.attempts()] == [(1, "http.429"), (2, None)]
+        assert len(gate.commits) == 2
+        scribe.put(Answer(2, 6, "http.429", None))
+        await scribe.close()
+
+    drive(story)
+    assert [attempt.void for attempt in journal.attempts()] == ["http.429", "http.429"]
+    journal.close()
+
+
+def test_put_in_vain(journal: Journal) -> None:
+    """Where what nobody waits for cannot be written, no later intent is taken, and the close says so."""
+
+    async def story() -> None:
+        scribe = Scribe(journal)
+        scribe.put(Answer(7, 5, "http.429", None))  # to nothing that was ever sent
+        await begun(scribe)
+        assert isinstance(await trouble_of(scribe.note(intent(1))), StateRefused)
+        assert isinstance(await trouble_of(scribe.close()), StateRefused)
+
+    drive(story)
+    assert list(journal.attempts()) == []
+    journal.close()
 
 
 def test_any_trouble(journal: Journal) -> None:
@@ -220,7 +259,7 @@ def test_any_trouble(journal: Journal) -> None:
     async def story() -> None:
         scribe = Scribe(journal)
         assert isinstance(await trouble_of(scribe.note(Event("a", 1, {"not JSON": object()}))), TypeError)
-        await scribe.close()
+        assert isinstance(await trouble_of(scribe.close()), TypeError)
 
     drive(story)
     assert journal.events() == []

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from conftest import each_row
 
 from bulkissue.endpoints import ROUTES
 from bulkissue.endpoints.answer import Offer
@@ -47,7 +48,7 @@ def error(route: str, code: object, message: str = "m") -> dict[str, Any]:
 
 def only(verdict: Verdict) -> tuple[Outcome, str]:
     assert not verdict.void
-    (result,) = verdict.results
+    (result,) = each_row(verdict.results, 1)
     return result.outcome, result.reason
 
 
@@ -118,7 +119,7 @@ def test_busy_customer_alone(route):
 def test_busy_customer_among_several(route):
     """521 for several customers is not known to be void."""
     found = verdict(route, reply(521, b"<html>"), "7", "8")
-    assert {result.outcome for result in found.results} == {Outcome.UNKNOWN}
+    assert {result.outcome for result in each_row(found.results, 2)} == {Outcome.UNKNOWN}
 
 
 @EACH
@@ -167,7 +168,7 @@ def test_codes_that_stop_the_run(route, code):
 def test_cart_404_without_a_body():
     """HTTP 404 from the cart endpoint means the promotion is not there, and stops the run."""
     found = verdict("cart", reply(404, b""), "7", "8")
-    assert {(result.outcome, result.reason) for result in found.results} == {(Outcome.FAILED, "api.404")}
+    assert {(result.outcome, result.reason) for result in each_row(found.results, 2)} == {(Outcome.FAILED, "api.404")}
     assert found.stop
 
 
@@ -263,7 +264,7 @@ def test_another_error_shape_does_not_cost_a_proof():
         "totalCount": "two",
         "failureCount": [],
     }
-    first, second = verdict("bulk", reply(200, body), "7", "8").results
+    first, second = each_row(verdict("bulk", reply(200, body), "7", "8").results, 2)
     assert (first.outcome, first.reference) == (Outcome.SUCCEEDED, "2")
     assert second.outcome is Outcome.UNKNOWN
 
@@ -272,7 +273,9 @@ def test_another_error_shape_does_not_cost_a_proof():
 def test_bulk_refused_as_a_whole(code):
     """One item with a code about the request refuses every customer."""
     found = verdict("bulk", reply(200, error("bulk", code)), "7", "8", "9")
-    assert {(result.outcome, result.reason) for result in found.results} == {(Outcome.FAILED, f"api.{code}")}
+    assert {(result.outcome, result.reason) for result in each_row(found.results, 3)} == {
+        (Outcome.FAILED, f"api.{code}")
+    }
     assert found.stop
 
 
@@ -281,7 +284,7 @@ def test_bulk_refused_as_a_whole(code):
 def test_bulk_one_item_about_who_knows_whom(status, code):
     """One item for several customers with any other code leaves all of them unknown."""
     found = verdict("bulk", reply(status, error("bulk", code)), "7", "8", "9")
-    assert {result.outcome for result in found.results} == {Outcome.UNKNOWN}
+    assert {result.outcome for result in each_row(found.results, 3)} == {Outcome.UNKNOWN}
     assert not found.stop
 
 
@@ -305,7 +308,8 @@ def items(*entries: object) -> dict[str, object]:
 def references(body: object, *identifiers: str, kind: str = "id") -> list[str]:
     found = verdict("bulk", reply(200, body), *identifiers, kind=kind)
     return [
-        result.reference if result.outcome is Outcome.SUCCEEDED else result.outcome.value for result in found.results
+        result.reference if result.outcome is Outcome.SUCCEEDED else result.outcome.value
+        for result in each_row(found.results, len(identifiers))
     ]
 
 
@@ -350,8 +354,8 @@ def test_bulk_another_length(count):
 def test_cart_missing_customer():
     """A customer the cart answer leaves out is unknown, not failed."""
     found = verdict("cart", reply(200, PROOFS["cart"]), "7", "8")
-    assert [result.outcome for result in found.results] == [Outcome.SUCCEEDED, Outcome.UNKNOWN]
-    assert found.results[1].reason == "answer.missing"
+    assert [result.outcome for result in each_row(found.results, 2)] == [Outcome.SUCCEEDED, Outcome.UNKNOWN]
+    assert each_row(found.results, 2)[1].reason == "answer.missing"
 
 
 @pytest.mark.parametrize(
@@ -380,7 +384,7 @@ def test_coupon_error_envelope_is_no_coupon():
 @pytest.mark.parametrize("code", [10001, "10001", "ABC", 498])
 def test_coupon_beside_its_series_is_a_coupon(code):
     """A code beside a series is a coupon's, whatever it looks like: it is never read as a refusal."""
-    (result,) = verdict("coupon", reply(200, {"code": code, "seriesId": 1, "customer": {"id": 7}})).results
+    (result,) = each_row(verdict("coupon", reply(200, {"code": code, "seriesId": 1, "customer": {"id": 7}})).results, 1)
     assert (result.outcome, result.reference) == (Outcome.SUCCEEDED, str(code))
 
 
@@ -412,12 +416,14 @@ def test_a_proof_that_stands_twice():
 def test_several_customers_and_one_complaint_at_4xx(status, code, outcome):
     """A code about one customer, or a conflict, does not refuse the others; another code at 4xx refuses the request."""
     found = verdict("cart", reply(status, {"data": None, "errors": [{"code": code, "message": "m"}]}), "7", "8")
-    assert {result.outcome.value for result in found.results} == {outcome}
+    assert {result.outcome.value for result in each_row(found.results, 2)} == {outcome}
 
 
 def test_references_and_details():
     """A success carries customer id, reference and validity as text."""
-    (result,) = verdict("cart", reply(200, PROOFS["cart"])).results
+    (result,) = each_row(verdict("cart", reply(200, PROOFS["cart"])).results, 1)
     assert (result.customer_id, result.reference, result.valid_till) == ("7", "aa", "1970-01-01T00:00:00.002Z")
-    (result,) = verdict("coupon", reply(200, {**PROOFS["coupon"], "validTill": "2026-05-09T00:00:00Z"})).results
+    (result,) = each_row(
+        verdict("coupon", reply(200, {**PROOFS["coupon"], "validTill": "2026-05-09T00:00:00Z"})).results, 1
+    )
     assert (result.customer_id, result.reference, result.valid_till) == ("7", "ABC", "2026-05-09T00:00:00Z")

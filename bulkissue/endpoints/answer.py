@@ -57,12 +57,21 @@ class Statement(msgspec.Struct, frozen=True, gc=False):
 
 
 @dataclass(frozen=True, slots=True)
+class Proven:
+    """An answer that proves every row's issue and says nothing else of any: proofs and customers' own ids, in order."""
+
+    proofs: list[str]
+    customer_ids: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """
     What a whole answer states.
 
     Attributes:
         statements: One for each row of the batch, in its order; None where nothing can be matched to the row.
+        proven: In their place, where every row's statement would be a proof and no more.
         whole: Errors that stand for the request as a whole.
         readable: The body has the endpoint's own shape, or at least a known envelope of errors.
         one_item: `whole` came as the one item of an answer that has an item for each customer.
@@ -71,6 +80,7 @@ class Reading:
     """
 
     statements: list[Statement | None]
+    proven: Proven | None = None
     whole: tuple[Complaint, ...] = ()
     readable: bool = True
     one_item: bool = False
@@ -139,11 +149,11 @@ def clipped(value: object) -> str:
 
 
 def differs(stated: object, ours: str) -> bool:
-    """Whether the answer names something, and it is not ours. What either side leaves out does not differ."""
+    """Whether the answer names something that is not certainly ours. What either side leaves out does not differ."""
     if stated is None or stated == ours:
         return False
-    if type(stated) is int:
-        return bool(stated and ours) and str(stated) != ours
+    if isinstance(stated, bool) or not isinstance(stated, int | str):
+        return bool(ours)
     text = as_text(stated)
     return bool(text and ours) and text.casefold() != ours.casefold()
 

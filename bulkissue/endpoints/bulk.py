@@ -5,13 +5,17 @@ The answer names no mobile and no email, so for those the order of its items is 
 ids the items' own `entityId` is. Nothing here may give one customer's proof to another row.
 """
 
+import functools
 from collections import Counter
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from bulkissue.endpoints.answer import (
     UNREADABLE,
     Offer,
+    Proven,
     Reading,
     Statement,
     as_text,
@@ -45,13 +49,19 @@ WHOLE = frozenset({"1101", "8874", "8881", "8892", "8899", "8901", "8902", "1060
 _encode = msgspec.json.Encoder().encode
 
 
+class _Customer(msgspec.Struct, gc=False):
+    identifierValue: str  # noqa: N815 - the service's spelling
+    source: str
+
+
 class _Result(msgspec.Struct, gc=False):
-    entityId: int | str | None = None  # noqa: N815 - the service's spelling
-    promotionId: int | str | None = None  # noqa: N815
-    promoIdentifier: int | str | None = None  # noqa: N815
-    programId: int | str | None = None  # noqa: N815
-    issualId: int | str | None = None  # noqa: N815
-    earnedId: int | str | None = None  # noqa: N815
+    # Of any type, so that an odd field costs no proof beside it.
+    entityId: object = None  # noqa: N815
+    promotionId: object = None  # noqa: N815
+    promoIdentifier: object = None  # noqa: N815
+    programId: object = None  # noqa: N815
+    issualId: object = None  # noqa: N815
+    earnedId: object = None  # noqa: N815
 
 
 class _Item(msgspec.Struct, gc=False):
@@ -87,10 +97,7 @@ def request(batch: Batch, offer: Offer) -> Request:
         "bulkAction": offer.effect.upper(),
         "promotionDetails": details,
         "identifierName": SPELLING[batch.identifier_type],
-        "customers": [
-            {"identifierValue": value, "source": source}
-            for value, source in zip(batch.identifiers, batch.sources, strict=True)
-        ],
+        "customers": list(map(_Customer, batch.identifiers, batch.sources)),
     }
     return Request("POST", PATH, body=_encode(body))
 
@@ -102,6 +109,11 @@ def read(reply: Reply, batch: Batch, offer: Offer) -> Reading:
     As many items as customers: by position, held against `entityId` where ids were sent. One item for
     several customers: an error for the whole request. Any other length: only what `entityId` proves.
     """
+    proven = _proven(reply.body, batch, offer)
+    return Reading([], proven) if proven is not None else _item_by_item(reply, batch, offer)
+
+
+def _item_by_item(reply: Reply, batch: Batch, offer: Offer) -> Reading:
     try:
         items, failure_count = _items(reply.body)
     except UNREADABLE:
@@ -124,6 +136,57 @@ def read(reply: Reply, batch: Batch, offer: Offer) -> Reading:
     if batch.identifier_type != "id":
         return Reading([None] * len(sent), notes=notes)
     return Reading(_by_id(statements, sent), notes=notes)
+
+
+def _proven(body: bytes, batch: Batch, offer: Offer) -> Proven | None:
+    """
+    The answer's proofs, where every customer was issued and nothing else was said; None where anything is otherwise.
+
+    Nearly all answers are so, and what the rest of this module asks item by item is asked of them at once.
+    """
+    try:
+        items = _plain_success(offer)(body).response
+    except UNREADABLE:
+        return None
+    results = [item.result for item in items]
+    proofs: list[str] = [result.proof for result in results]
+    customer_ids = [str(result.customer) for result in results]
+    if len(items) != len(batch.rows) or len(set(proofs)) < len(proofs):
+        return None
+    together = "".join(proofs)  # a proof that `as_text` would change is left to it
+    if not (together.isascii() and together.isalnum()) or "0" in proofs:
+        return None
+    if batch.identifier_type == "id" and customer_ids != batch.identifiers:
+        return None
+    return Proven(proofs, customer_ids)
+
+
+@functools.cache
+def _plain_success(offer: Offer) -> Callable[[bytes], Any]:
+    """A decoder that refuses any answer in which an item is not a plain success of this offer."""
+    nothing = Annotated[list[object], msgspec.Meta(max_length=0)] | None
+    result: list[Any] = [
+        ("proof", Annotated[str, msgspec.Meta(min_length=1)]),
+        ("customer", Annotated[int, msgspec.Meta(gt=0)]),
+    ]
+    for name, ours in (
+        ("promotionId", offer.promotion_id),
+        ("promoIdentifier", offer.promo_identifier),
+        ("programId", offer.program_id),
+    ):
+        if ours:
+            as_number = (int(ours),) if ours.isdecimal() else ()
+            result.append((name, Literal[*as_number, ours] | None, None))
+    proof = "issualId" if offer.effect == "enrol" else "earnedId"
+    result_type = msgspec.defstruct("Result", result, rename={"proof": proof, "customer": "entityId"}, gc=False)
+    item_type = msgspec.defstruct(
+        "Item", [("result", result_type), ("errors", nothing, None), ("warnings", nothing, None)], gc=False
+    )
+    answer_type = msgspec.defstruct(
+        "Answer",
+        [("response", list[item_type]), ("failureCount", Literal[0] | None, None)],  # type: ignore[valid-type]  # made here
+    )
+    return msgspec.json.Decoder(answer_type).decode
 
 
 def _items(body: bytes) -> tuple[list[_Item | None], object]:

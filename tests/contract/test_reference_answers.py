@@ -7,6 +7,7 @@ The samples' statuses are not documented, so each is read at 200, and refusals a
 import json
 
 import pytest
+from conftest import each_row
 
 from bulkissue.endpoints import ROUTES
 from bulkissue.endpoints.answer import Offer
@@ -323,5 +324,5 @@ def outcomes(route: str, offer: Offer, identifiers: tuple[str, ...], status: int
     assert not verdict.void
     return [
         result.reference if result.outcome is Outcome.SUCCEEDED else f"{result.outcome} {result.reason}"
-        for result in verdict.results
+        for result in each_row(verdict.results, count)
     ]

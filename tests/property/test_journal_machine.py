@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from conftest import each_row
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -21,7 +22,6 @@ from bulkissue.errors import StateRefused
 from bulkissue.journal import (
     NEVER_SENT,
     ONLY_VOID,
-    RESULT_FIELDS,
     SENT,
     Answer,
     Entry,
@@ -31,7 +31,7 @@ from bulkissue.journal import (
     Journal,
     Settlement,
 )
-from bulkissue.outcomes import Outcome, RowResult
+from bulkissue.outcomes import RESULT_FIELDS, Outcome, Results, RowResult
 
 RUN = {"run_id": "run", "plan_sha256": "plan"}
 ROWS = 40
@@ -99,7 +99,10 @@ def expected(commits: Sequence[Sequence[Entry]]) -> Books:
             void = answer.void if answer else None
             said = None
             if answer and void is None:
-                said = [[str(getattr(result, name)) for name in RESULT_FIELDS] for result in answer.results]
+                said = [
+                    [str(getattr(row, name)) for name in RESULT_FIELDS]
+                    for row in each_row(answer.results, len(intent.rows))
+                ]
             attempts.append(
                 (intent.attempt, intent.batch, intent.rows, intent.at, answer.at if answer else None, void, said)
             )
@@ -222,10 +225,10 @@ class JournalMachine(RuleBasedStateMachine):
                 case "void":
                     self.delivered.subtract(rows)  # the service says so, whether or not we live to note it
                     self.delivered += Counter()
-                    entries.append(Answer(attempt, 5, data.draw(texts), [], 429, data.draw(texts)))
+                    entries.append(Answer(attempt, 5, data.draw(texts), None, 429, data.draw(texts)))
                 case "results":
                     said = data.draw(st.lists(results, min_size=len(rows), max_size=len(rows)))
-                    entries.append(Answer(attempt, 6, None, said, 200, data.draw(texts), b"body"))
+                    entries.append(Answer(attempt, 6, None, Results.of(said), 200, data.draw(texts), b"body"))
         return entries
 
     @rule(data=st.data())
@@ -244,7 +247,7 @@ class JournalMachine(RuleBasedStateMachine):
     def refuse(self) -> None:
         """A group in which one entry cannot be written leaves nothing."""
         with pytest.raises(StateRefused):
-            self.journal.write([Event("lost", 1, {}), Answer(self.last_attempt + 1, 1, "net.connect_failed", [])])
+            self.journal.write([Event("lost", 1, {}), Answer(self.last_attempt + 1, 1, "net.connect_failed", None)])
 
     @rule()
     def checkpoint(self) -> None:

@@ -1,0 +1,93 @@
+"""The short way of reading a bulk answer gives the verdict that reading it item by item gives."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from conftest import each_row
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bulkissue.endpoints import bulk
+from bulkissue.endpoints.answer import Offer
+from bulkissue.exchange import Batch, Reply
+from bulkissue.verdict import Verdict, _weigh, judge
+
+MISSING = "missing"
+ODD = st.sampled_from([None, True, False, 0, -1, 1.5, "", "0", " 7", "7 ", "é", "a-b", "0e", 70, [], ["x"], {}])
+ODD_LIST = st.sampled_from([None, [], MISSING, {}, "", "x", [{"code": 8890, "message": "m"}], [{"code": 7}], [None]])
+OFFERS = [
+    Offer("earn", program_id="1", promotion_id="2"),
+    Offer("enrol", program_id="1", promotion_id="2"),
+    Offer("earn", program_id="1", promo_identifier="Diwali-5"),
+]
+NAMED = {
+    "promotionId": st.sampled_from([2, "2", None, MISSING]),
+    "promoIdentifier": st.sampled_from(["Diwali-5", None, MISSING]),
+    "programId": st.sampled_from([1, "1", None, MISSING]),
+}
+
+
+@st.composite
+def answers(draw: Callable[..., Any], ids: list[str]) -> bytes:
+    """An answer to these customers: plain success but for at most two places in it."""
+    items: list[dict[str, Any]] = []
+    for place, own in enumerate(ids):
+        result = {"entityId": int(own), "earnedId": f"{place}e", "issualId": f"{place + 5}i", "entityType": "CUSTOMER"}
+        named = {name: draw(values) for name, values in NAMED.items()}
+        items.append({"result": {**result, **named}, "errors": [], "warnings": []})
+    answer: dict[str, Any] = {"response": items, "totalCount": len(items), "failureCount": 0}
+    for _ in range(draw(st.integers(0, 2))):
+        item = draw(st.sampled_from(items))
+        match draw(st.sampled_from(["field", "errors", "warnings", "result", "failureCount", "length", "order"])):
+            case "field" if isinstance(item["result"], dict):
+                item["result"] |= {draw(st.sampled_from([*result, *named, "other"])): draw(ODD)}
+            case "errors" | "warnings" as name:
+                item[name] = draw(ODD_LIST)
+            case "result":
+                item["result"] = draw(ODD)
+            case "failureCount":
+                answer["failureCount"] = draw(ODD)
+            case "length":
+                answer["response"] = draw(st.sampled_from([items[:-1], [*items, items[0]], None, {}]))
+            case "order":
+                items.reverse()
+    return json.dumps(without_missing(answer)).encode()
+
+
+def without_missing(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: without_missing(one) for name, one in value.items() if one != MISSING}
+    return [without_missing(one) for one in value] if isinstance(value, list) else value
+
+
+def spread(verdict: Verdict, rows: int) -> object:
+    each = None if verdict.results is None else each_row(verdict.results, rows)
+    return replace(verdict, results=None), each
+
+
+def test_the_short_way_is_the_long_way() -> None:
+    """Whatever the answer, its verdict is the one that reading item by item comes to, in every field."""
+    ways: Counter[bool] = Counter()
+
+    @settings(max_examples=1500, deadline=None)
+    @given(
+        data=st.data(),
+        size=st.integers(1, 4),
+        kind=st.sampled_from(["id", "mobile"]),
+        offer=st.sampled_from(OFFERS),
+        status=st.sampled_from([200, 207, 400, 500]),
+    )
+    def compare(data: st.DataObject, size: int, kind: str, offer: Offer, status: int) -> None:
+        ids = [str(70 + place) for place in range(size)]
+        identifiers = ids if kind == "id" else [f"91900000000{place}" for place in range(size)]
+        batch = Batch(1, "bulk", kind, list(range(size)), identifiers, ["INSTORE"] * size, [""] * size)
+        reply = Reply(status, data.draw(answers(ids)), "request-1")
+        long_way = _weigh(reply, bulk._item_by_item(reply, batch, offer), batch, bulk)
+        assert spread(judge(reply, batch, bulk, offer), size) == spread(long_way, size)
+        ways[bulk.read(reply, batch, offer).proven is not None] += 1
+
+    compare()
+    assert min(ways[True], ways[False]) > 100, ways
