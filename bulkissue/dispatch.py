@@ -212,6 +212,9 @@ class Dispatch:
             await self._pace.slot()
             headers, token = await self._auth.headers()
         except TokenUnavailable as trouble:
+            if trouble.throttled:
+                self._throttle(trouble.wait)
+                return Verdict(void=True, reason=trouble.reason, again=True, counts=False), True
             # Without a token nothing can be sent for anybody: an outage, and nothing against this batch.
             self._guards.unreachable()
             return self._unreached(Verdict(void=True, reason=trouble.reason, again=True), lane), True
@@ -257,17 +260,21 @@ class Dispatch:
         else:
             self._reached()
         if verdict.throttled:
-            waited = self._pace.refused(wait=verdict.wait)
-            self._guards.tally.waits += 1
-            self._guards.tally.waited_seconds += waited
-            self._scribe.put(Event("service.throttled", _now(), {"seconds": round(waited, 3)}))
-            self._stop(self._guards.throttled(verdict.wait, self._pace.waited_in_a_row))
+            self._throttle(verdict.wait)
         elif isinstance(sending, Reply):
             self._pace.accepted()
         if verdict.results is not None:
             self._stop(self._guards.settled(verdict.results, len(batch.rows), verdict.stop))
         self._watch(self._guards.tally)
         return verdict
+
+    def _throttle(self, wait: float | None) -> None:
+        """The service asked all lanes to wait."""
+        waited = self._pace.refused(wait=wait)
+        self._guards.tally.waits += 1
+        self._guards.tally.waited_seconds += waited
+        self._scribe.put(Event("service.throttled", _now(), {"seconds": round(waited, 3)}))
+        self._stop(self._guards.throttled(wait, self._pace.waited_in_a_row))
 
     async def _await_turn(self, lane: Lane) -> None:
         """In an outage one lane goes on trying, the others wait here until it gets through."""

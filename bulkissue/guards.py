@@ -16,8 +16,6 @@ from bulkissue.outcomes import REASONS, Outcome, Results
 RATIO_AFTER_ROWS = 200
 #: A longer wait than this, asked for or added up without an answer between, stops the run.
 LONGEST_WAIT_SECONDS = 300.0
-#: So many refusals for haste in a row stop the run, however short each wait.
-MOST_THROTTLED = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +65,6 @@ class Guards:
         self.outage = False
         self._settings = settings
         self._not_sent = 0
-        self._throttled = 0
         self._ran_out = 0
 
     @property
@@ -90,17 +87,13 @@ class Guards:
 
     def throttled(self, asked: float | None, waited_in_a_row: float) -> Halt | None:
         """The service asked to wait `asked` seconds; without an answer between it has been `waited_in_a_row`."""
-        self._throttled += 1
         longest = max(asked or 0.0, waited_in_a_row)
         if longest > LONGEST_WAIT_SECONDS:
             return Halt.by("guard.throttled", f"{longest:.0f} seconds")
-        if self._throttled > MOST_THROTTLED:
-            return Halt.by("guard.throttled", f"{self._throttled} times in a row")
         return None
 
     def settled(self, results: Results, rows: int, stop: str = "") -> Halt | None:
         """So many rows got their results; `stop` is the refusal among them that every row would meet, if there is."""
-        self._throttled = 0
         self.tally.rows.update(results.outcomes(rows))
         if stop:
             return Halt.by("guard.refusal", stop)

@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 from bulkissue.credentials import Credentials
 from bulkissue.errors import ExitCode
 from bulkissue.exchange import Reply, Request
-from bulkissue.guards import LONGEST_WAIT_SECONDS, MOST_THROTTLED, Halt
+from bulkissue.guards import LONGEST_WAIT_SECONDS, Halt
 from bulkissue.job import ApiSection
 from bulkissue.wire.auth import CredentialsRefused, TokenUnavailable, make_auth
 from bulkissue.wire.client import Lane
@@ -95,7 +95,6 @@ class Reader:
         for lane in self._lanes:
             self._free.put_nowait(lane)
         self._random = random.Random()
-        self._throttled = 0
         self._lost = 0
 
     async def ask(self, request: Request, read: Callable[[Reply], T]) -> T | Unread:
@@ -147,6 +146,8 @@ class Reader:
             await self._pace.slot()
             headers, token = await self._auth.headers()
         except TokenUnavailable as trouble:
+            if trouble.throttled:
+                return self._wait(trouble.wait)
             return _Attempt(trouble.reason, again=True)
         except CredentialsRefused as trouble:
             raise Stopped(Halt.by("guard.credentials", trouble.message, exit_code=ExitCode.SETTINGS)) from None
@@ -162,18 +163,15 @@ class Reader:
                 raise Stopped(Halt.by("guard.credentials", reason, exit_code=ExitCode.SETTINGS))
             return _Attempt(reason, again=True, counts=False, renew=True)
         if reply.status == 429 or codes == {"429"}:
-            return self._wait(reply)
+            return self._wait(reply.retry_after)
         self._pace.accepted()
-        self._throttled = 0
         if reply.status in {408, 425, 461} or reply.status >= 500 or codes & _BUSY:
             return _Attempt(f"http.{reply.status}", again=True, wait=reply.retry_after)
         return _Attempt("answer.unreadable", answer, again=not answer.readable)
 
-    def _wait(self, reply: Reply) -> _Attempt:
-        self._pace.refused(wait=reply.retry_after)
-        self._throttled += 1
-        longest = max(reply.retry_after or 0.0, self._pace.waited_in_a_row)
-        if longest > LONGEST_WAIT_SECONDS or self._throttled > MOST_THROTTLED:
+    def _wait(self, asked: float | None) -> _Attempt:
+        self._pace.refused(wait=asked)
+        if max(asked or 0.0, self._pace.waited_in_a_row) > LONGEST_WAIT_SECONDS:
             raise Stopped(Halt.by("guard.throttled"))
         return _Attempt("http.429", again=True, counts=False)
 

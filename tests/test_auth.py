@@ -259,6 +259,18 @@ def test_token_unavailable(answer: httpx.Response | Exception, reason: str) -> N
     assert len(tokens.requests) == 1
 
 
+def test_token_throttled() -> None:
+    """Where there were too many requests it is told apart, with the wait that the service wishes."""
+    tokens = Tokens([httpx.Response(429, headers={"Retry-After": "7"}), httpx.Response(429), httpx.Response(503)])
+    auth = tokens.auth()
+    told = []
+    for _ in range(3):
+        with pytest.raises(TokenUnavailable) as unavailable:
+            use(auth.headers)
+        told.append((unavailable.value.throttled, unavailable.value.wait))
+    assert told == [(True, 7.0), (True, None), (False, None)]
+
+
 def test_nothing_secret_is_shown() -> None:
     """No `repr` of what signs in shows a name, a secret or a token."""
     tokens = Tokens()

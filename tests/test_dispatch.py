@@ -135,6 +135,18 @@ def test_throttled_too_long(scene, prepare):
     scene.judge()
 
 
+@pytest.mark.parametrize(("retry_after", "code"), [(1, 0), (400, 7)])
+def test_throttled_before_there_is_a_token(retry_after, code, *, scene, prepare):
+    """A token request refused for haste is waited for like any other, within the same five minutes."""
+    prepare(30)
+    scene.service.order(Fault(kind="status", status=429, retry_after=retry_after, nth=(1, 2), route="token"))
+    ended = scene.run()
+    assert ended.code == code
+    assert ended.counts == {"rows": 30, "succeeded": 30} if code == 0 else {"rows": 30, "not_attempted": 30}
+    assert (ended.json["stop"] or {}).get("reason") == (None if code == 0 else "guard.throttled")
+    assert ended.json["attempts"] == scene.writes()
+
+
 # What is sent again
 
 

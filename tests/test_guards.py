@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from bulkissue.errors import ExitCode
-from bulkissue.guards import LONGEST_WAIT_SECONDS, MOST_THROTTLED, RATIO_AFTER_ROWS, Guards, Halt
+from bulkissue.guards import LONGEST_WAIT_SECONDS, RATIO_AFTER_ROWS, Guards, Halt
 from bulkissue.job import GuardsSection
 from bulkissue.outcomes import REASONS, Outcome, Results, RowResult
 
@@ -82,22 +82,10 @@ def test_rows_that_ran_out_of_attempts():
 
 
 def test_throttled_too_long():
-    """A wait longer than five minutes stops the run, asked for at once or added up; so do too many in a row."""
+    """A wait longer than five minutes stops the run, asked for at once or added up."""
     assert guards().throttled(LONGEST_WAIT_SECONDS, 0) is None
     assert reason(guards().throttled(LONGEST_WAIT_SECONDS + 1, 0)) == "guard.throttled"
     assert reason(guards().throttled(None, LONGEST_WAIT_SECONDS + 1)) == "guard.throttled"
-    watching = guards()
-    halts = [reason(watching.throttled(0, 0)) for _ in range(MOST_THROTTLED + 1)]
-    assert halts == [None] * MOST_THROTTLED + ["guard.throttled"]
-
-
-def test_an_answer_ends_the_throttling():
-    """Refusals for haste are counted in a row: an answer between begins the count again."""
-    watching = guards()
-    for _ in range(3):
-        for _ in range(MOST_THROTTLED):
-            assert watching.throttled(0, 0) is None
-        watching.settled(*answered(succeeded=1))
 
 
 @pytest.mark.parametrize(("lanes", "attempts"), [(1, 2), (2, 2), (3, 3), (8, 8)])

@@ -37,11 +37,15 @@ class TokenUnavailable(Exception):
 
     Args:
         reason: Why: a code of the `net`, `http`, `api` or `answer` family.
+        throttled: The service is there, and asked us to slow down.
+        wait: Seconds it wishes us to wait, where it says.
     """
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, *, throttled: bool = False, wait: float | None = None) -> None:
         super().__init__(f"no token could be had: {reason}")
         self.reason = reason
+        self.throttled = throttled
+        self.wait = wait
 
 
 class Auth(Protocol):
@@ -218,6 +222,8 @@ def _read(reply: Reply) -> tuple[str, float]:
             f"the service refused the client key and secret ({said})",
             hint="are BULKISSUE_CLIENT_KEY and BULKISSUE_CLIENT_SECRET those of this base_url?",
         )
+    if reply.status == 429:
+        raise TokenUnavailable("http.429", throttled=True, wait=reply.retry_after)
     if not 200 <= reply.status < 300:
         raise TokenUnavailable(f"http.{reply.status}")
     data = answer.get("data") if isinstance(answer, dict) else None

@@ -16,8 +16,12 @@ from bulkissue.exchange import Batch, Reply
 from bulkissue.verdict import Verdict, _weigh, judge
 
 MISSING = "missing"
-ODD = st.sampled_from([None, True, False, 0, -1, 1.5, "", "0", " 7", "7 ", "é", "a-b", "0e", 70, [], ["x"], {}])
-ODD_LIST = st.sampled_from([None, [], MISSING, {}, "", "x", [{"code": 8890, "message": "m"}], [{"code": 7}], [None]])
+ODD: st.SearchStrategy[object] = st.sampled_from(
+    [None, True, False, 0, -1, 1.5, "", "0", " 7", "7 ", "é", "a-b", "0e", 70, [], ["x"], {}]
+)
+ODD_LIST: st.SearchStrategy[object] = st.sampled_from(
+    [None, [], MISSING, {}, "", "x", [{"code": 8890, "message": "m"}], [{"code": 7}], [None]]
+)
 OFFERS = [
     Offer("earn", program_id="1", promotion_id="2"),
     Offer("enrol", program_id="1", promotion_id="2"),
