@@ -317,6 +317,15 @@ def test_refused_at_once() -> None:
     assert simulate(main) == 1000
 
 
+@pytest.mark.parametrize("left", [3, 20, 48])
+def test_others_had_the_minute(left: int) -> None:
+    """Where others left next to nothing of the minute a run began in, it is at its allowance soon after."""
+    seen = send_for(8, WholeMinutes(1000, minute=0, taken=1000 - left), 1000)
+    assert seen.pace.requests_per_minute == 1000
+    assert len(seen.refused) <= 8
+    assert len(seen.taken) > 8 * 1000 * 0.5
+
+
 def rounded_up(wait: float) -> float:
     return float(math.ceil(wait))
 

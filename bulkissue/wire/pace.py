@@ -24,6 +24,9 @@ _UNDER, _LESS, _LEAST = 0.97, 0.95, 0.05
 _QUIET, _LONGEST_QUIET = 120.0, 1920.0
 #: … by such a share, and by twice the share each time that goes well.
 _STEP, _LARGEST_STEP = 0.01, 0.16
+#: Where the service took less than that twentieth, others had most of its minute, and what it takes of us is not known:
+#: the pace doubles after each minute without a refusal.
+_BLIND_QUIET, _BLIND_STEP = 60.0, 1.0
 #: Seconds, where the waits the service asks for prove too short.
 _LONGEST_REPEAT = 32.0
 
@@ -61,6 +64,7 @@ class Pace:
         self._accepted: deque[float] = deque()  # when, in the last minute
         self._quiet = _QUIET
         self._step = _STEP
+        self._blind = False
         self._raise_at = math.inf
 
     @property
@@ -118,16 +122,18 @@ class Pace:
 
     def _slow_down(self, now: float) -> None:
         self._forget_before(now - 60)
-        self._rate = max(1.0, self._rate * _LEAST, min(self._rate * _LESS, len(self._accepted) * _UNDER))
+        least, taken = self._rate * _LEAST, len(self._accepted) * _UNDER
+        self._blind = taken < least
+        self._rate = max(1.0, least, min(self._rate * _LESS, taken))
         if self._raise_at < math.inf:
             self._quiet = min(2 * self._quiet, _LONGEST_QUIET)
         self._step = _STEP
-        self._raise_at = now + self._quiet
+        self._raise_at = now + (_BLIND_QUIET if self._blind else self._quiet)
 
     def _raise(self, now: float) -> None:
-        self._rate = min(self._rate * (1 + self._step), self._allowance)
+        self._rate = min(self._rate * (1 + (_BLIND_STEP if self._blind else self._step)), self._allowance)
         self._step = min(2 * self._step, _LARGEST_STEP)
-        self._raise_at = now + self._quiet
+        self._raise_at = now + (_BLIND_QUIET if self._blind else self._quiet)
         if self._rate == self._allowance:
             self._quiet, self._raise_at = _QUIET, math.inf
 
