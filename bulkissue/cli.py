@@ -466,11 +466,11 @@ def main(arguments: list[str]) -> int:
     """Execute the command line; the exit code. Nothing escapes but the end of the process."""
     as_json = "--json" in arguments
 
-    def refuse(code: ExitCode, message: str, hint: str | None = None) -> int:
+    def refuse(code: ExitCode, message: str, hint: str | None = None, run_dir: str = "") -> int:
         if as_json:
             from bulkissue import document
 
-            print(json.dumps(document.of_trouble(code, message, hint), ensure_ascii=False))  # noqa: T201
+            print(json.dumps(document.of_trouble(code, message, hint, run_dir), ensure_ascii=False))  # noqa: T201
         print(f"bulkissue: {message}", file=sys.stderr)  # noqa: T201
         if hint:
             print(f"Try: {hint}", file=sys.stderr)  # noqa: T201
@@ -488,7 +488,7 @@ def main(arguments: list[str]) -> int:
     except click.ClickException as trouble:
         return refuse(ExitCode.USAGE, trouble.format_message())
     except BulkissueError as trouble:
-        return refuse(trouble.exit_code, trouble.message, trouble.hint)
+        return refuse(trouble.exit_code, trouble.message, trouble.hint, trouble.run_dir)
     except (click.Abort, KeyboardInterrupt):
         return refuse(ExitCode.INTERRUPTED, "interrupted")
     except OSError as trouble:

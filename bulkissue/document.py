@@ -4,14 +4,13 @@ The JSON documents of `--json`: a public contract, one document for each command
 Light on imports, so that even a program that cannot start can say so in JSON. No identifier may stand in it.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bulkissue.errors import ExitCode
 from bulkissue.outcomes import Outcome
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from bulkissue.job import Job
     from bulkissue.preparation import Preview
     from bulkissue.reconcile import Row, Sampled
@@ -45,11 +44,15 @@ def of_run(result: "Result") -> dict[str, Any]:
     }
 
 
-def of_trouble(exit_code: ExitCode, message: str, hint: str | None) -> dict[str, Any]:
-    """The JSON document where there is no run to tell of: the same keys, and `error`."""
+def of_trouble(exit_code: ExitCode, message: str, hint: str | None, run_dir: str = "") -> dict[str, Any]:
+    """
+    The JSON document where no run ended: the same keys, and `error`.
+
+    It names a run only where that was sending, and is to be resumed.
+    """
     return {
-        "run_id": None,
-        "run_dir": None,
+        "run_id": Path(run_dir).name or None,
+        "run_dir": run_dir or None,
         "job": None,
         "state": None,
         "exit_code": int(exit_code),
@@ -136,7 +139,7 @@ def _sampled(one: "Sampled") -> dict[str, Any]:
     return {**_named(one.row), "outcome": one.row.outcome, "why": one.why}
 
 
-def of_status(folder: "Path", found: "Status") -> dict[str, Any]:
+def of_status(folder: Path, found: "Status") -> dict[str, Any]:
     """The JSON document of `status RUN`: a run's document with how far it is."""
     manifest = found.manifest
     return {
@@ -173,7 +176,7 @@ def of_lost(job: "Job", word: "LastWord", customers: int) -> dict[str, Any]:
     }
 
 
-def of_runs(runs: list[tuple["Path", "Manifest | None"]]) -> dict[str, Any]:
+def of_runs(runs: list[tuple[Path, "Manifest | None"]]) -> dict[str, Any]:
     """The JSON document of `status` without a run: the list, newest first."""
     return {
         "runs": [

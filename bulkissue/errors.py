@@ -56,6 +56,9 @@ class BulkissueError(Exception):
     Args:
         message: What happened and where (file, row, key), present tense.
         hint: What to try; printed as `Try: …`.
+
+    Attributes:
+        run_dir: The folder of the run that was sending when it happened, else empty.
     """
 
     exit_code: ClassVar[ExitCode] = ExitCode.INTERNAL
@@ -64,6 +67,7 @@ class BulkissueError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.run_dir = ""
 
 
 class ConservationBroken(BulkissueError):

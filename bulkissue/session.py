@@ -23,10 +23,7 @@ from bulkissue.crashpoint import reached
 from bulkissue.credentials import Credentials
 from bulkissue.dispatch import Dispatch
 from bulkissue.endpoints import offer_of
-from bulkissue.errors import (
-    ExitCode,
-    StateRefused,
-)
+from bulkissue.errors import BulkissueError, ExitCode, StateRefused
 from bulkissue.files import identity
 from bulkissue.guards import Guards, Halt, Tally
 from bulkissue.intake import Intake
@@ -94,7 +91,9 @@ class Session:
             with signals_as_before():
                 halt = asyncio.run(self._dispatch(settings, drawn, credentials, marks, rows)) if rows else None
                 return self.settle(halt)
-        except BaseException:
+        except BaseException as trouble:
+            if isinstance(trouble, BulkissueError):
+                trouble.run_dir = str(self.folder)
             self.journal.leave()  # stays marked as open: what it lacks is not known here
             raise
 

@@ -324,6 +324,7 @@ def test_the_journal_cannot_grow(scene, prepare):
     assert "journal.db" in ended.json["error"]["message"]
     assert "resume" in ended.json["error"]["hint"]
     run_dir = scene.run_dir()
+    assert (ended.json["run_id"], ended.json["run_dir"]) == (run_dir.name, str(run_dir))
     noted = sum(len(json.loads(rows)) for (rows,) in journal_rows(run_dir, "SELECT rows FROM intent"))
     assert 40 <= len(scene.service.issued()) <= noted < 500
     assert scene.do("status", run_dir, "--json").json["state"] == "interrupted"
@@ -347,6 +348,7 @@ def test_the_books_cannot_be_written(scene, prepare, write_input):
     assert ended.code == 3, (ended.out, ended.err)
     assert "the books of run" in ended.json["error"]["message"]
     assert "resume" in ended.json["error"]["hint"]
+    assert ended.json["run_id"] == scene.run_dir().name
     assert (len(scene.service.issued()), scene.writes()) == (500, 5)
     assert scene.resume().counts == {"rows": 500, "succeeded": 500}
     assert scene.writes() == 5
