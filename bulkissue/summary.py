@@ -156,8 +156,9 @@ def print_preview(console: Console, found: Preview, job: Job) -> None:
         [(group.identifier_type, f"{group.rows:,}", f"{group.batches:,}", group.route) for group in drawn.groups]
         + [("in all", f"{drawn.to_send:,}", f"{drawn.requests:,}", "")],
     )
-    minutes = drawn.requests / limits.requests_per_minute
-    console.print(f"About {_duration(minutes * 60)} at {limits.requests_per_minute:,} requests per minute.")
+    if drawn.requests:
+        minutes = drawn.requests / limits.requests_per_minute
+        console.print(f"About {_duration(minutes * 60)} at {limits.requests_per_minute:,} requests per minute.")
     if found.settled:
         _print(
             console,
@@ -283,8 +284,10 @@ def _delimiter(text: str) -> str:
 
 
 def _duration(seconds: float) -> str:
+    if seconds < 1.5:
+        return "a second"
     if seconds < 90:
-        return f"{max(1, round(seconds))} seconds"
+        return f"{round(seconds)} seconds"
     if seconds < 5400:
         return f"{round(seconds / 60)} minutes"
     return f"{seconds / 3600:.1f} hours"
