@@ -3,22 +3,13 @@ The only module that speaks HTTP: one request out, and truthfully what became of
 
 It must never say `NotSent` where a byte of the request may have left, and never send a request twice.
 
-What that rests on, read in httpx 0.28.1 and httpcore 1.0.9, and held by `tests/test_wire.py`:
+What that rests on, and `tests/test_wire.py` holds: `transport` raises `ConnectError` and `ConnectTimeout` before a
+byte is written, and only then; whatever else it raises is maybe sent. A body shorter than its Content-Length, or
+chunked and without its end, is no answer. A body that ends with the connection cannot be told from half of one: it is
+a `Reply`, and its reader decides.
 
-- httpcore raises `ConnectError` and `ConnectTimeout` in `connect_tcp` and `start_tls` only, before there is a
-  connection that could write the request; on one that is used again neither can arise. `ProxyError` is a
-  proxy's refusal to make a tunnel, `PoolTimeout` comes before a connection is assigned.
-- A connection found closed, readable or idle for too long is dropped before the request is written. Once writing
-  has begun nothing is sent again: `retries` is about connecting (and is 0), and `ConnectionNotAvailable`, the
-  one thing the pool tries again for, is raised before a byte is written.
-- A failed write is not reported: httpcore goes on to read, as the server may have answered early.
-- A body shorter than its Content-Length, or chunked and without its end, is a `RemoteProtocolError`. A body that
-  ends with the connection cannot be told from half of one: it is a `Reply`, and its reader decides.
-- Bytes that came with an answer but lie behind it stay buffered, and would be taken for the answer to the next
-  request. httpcore does not look for them; `_left_over` does.
-
-httpx's transport is used without `httpx.AsyncClient`: what the client adds (redirects, cookies, auth flows, a log
-line with the URL) is not wanted here and costs more than the sending itself.
+httpx's transport interface is used without `httpx.AsyncClient`: what the client adds (redirects, cookies, auth flows,
+a log line with the URL) is not wanted here and costs more than the sending itself.
 """
 
 import asyncio
@@ -26,12 +17,13 @@ import functools
 import re
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+import zlib
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import cast
 from urllib.parse import quote, urlencode
 from urllib.request import getproxies, proxy_bypass
 
@@ -65,20 +57,7 @@ _MAYBE_SENT: dict[type[BaseException], str] = {
     httpx.LocalProtocolError: "net.protocol_error",
     httpx.DecodingError: "net.protocol_error",
 }
-_LIMITS = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=IDLE_SECONDS)
 _SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]{1,6})?")
-
-
-class _Body(httpx.AsyncByteStream):
-    """A request's body. It is asked for once the connection stands and the headers are written."""
-
-    def __init__(self, content: bytes) -> None:
-        self.on_asked: Callable[[], None] = lambda: None
-        self._content = content
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        self.on_asked()
-        yield self._content
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +65,6 @@ class Prepared:
     """A request with its headers, ready to be written. Its URL may hold an identifier, its headers a secret."""
 
     request: httpx.Request = field(repr=False)
-    body: _Body = field(repr=False)
 
 
 class Lane:
@@ -97,7 +75,7 @@ class Lane:
 
     Args:
         base_url: Of the service; may have a path, which goes before every request's.
-        connect_timeout: Seconds for reaching the server, and once more for its TLS handshake.
+        connect_timeout: Seconds for reaching the server: its address, TCP, a proxy and TLS together.
         read_timeout: Seconds from the moment the request is written until the answer is whole.
         trust_env: Use the proxies and certificate files that the environment names.
         transport: Instead of a real one, for tests.
@@ -120,10 +98,9 @@ class Lane:
             base = httpx.URL(self._base)
         except httpx.InvalidURL:
             raise SettingsRefused("base_url is not a URL", hint='it looks like "https://eu.api.example.com"') from None
-        self._transport = transport or _transport(base, trust_env=trust_env)
+        self._transport = transport or _transport(base, connect_timeout=connect_timeout, trust_env=trust_env)
         self._read_timeout = read_timeout
-        self._longest = 2 * connect_timeout + read_timeout
-        self._extensions = {"timeout": {"connect": connect_timeout, "pool": connect_timeout}}
+        self._longest = 2 * connect_timeout + read_timeout  # ample: the transport bounds the connecting itself
         self._headers = [
             (b"Host", base.netloc),
             (b"Accept", b"application/json"),
@@ -148,14 +125,16 @@ class Lane:
             if not (value.isascii() and value.isprintable() and value == value.strip()):
                 raise SettingsRefused(f"the header {name} cannot be sent: its value is not plain printable text")
             raw.append((name.encode("ascii"), value.encode("ascii")))
-        content = request.body or b""
         if request.body is not None:
-            raw += (b"Content-Type", b"application/json"), (b"Content-Length", b"%d" % len(content))
-        body = _Body(content)
-        prepared = httpx.Request(
-            request.method, self._url(request), headers=raw, stream=body, extensions=self._extensions
+            raw += (b"Content-Type", b"application/json"), (b"Content-Length", b"%d" % len(request.body))
+        return Prepared(
+            httpx.Request(
+                request.method,
+                self._url(request),
+                headers=raw,
+                stream=httpx.ByteStream(request.body or b""),
+            )
         )
-        return Prepared(prepared, body)
 
     async def send(self, prepared: Prepared) -> Sending:
         """
@@ -166,21 +145,19 @@ class Lane:
         """
         now = asyncio.get_running_loop().time
         try:
-            # httpx bounds the connecting. The rest is bounded as a whole, so that a body that drips ends too.
+            # The transport bounds the connecting. The rest is bounded as a whole, so that a body that drips ends too.
             async with asyncio.timeout(self._longest) as deadline:
-                prepared.body.on_asked = lambda: deadline.reschedule(now() + self._read_timeout)
+                prepared.request.extensions["connected"] = lambda: deadline.reschedule(now() + self._read_timeout)
                 response = await self._transport.handle_async_request(prepared.request)
                 content = await _whole(response)
         except BaseException as trouble:
-            # httpcore has closed the connection already; that it is never used again does not rest on it.
+            # aiohttp has let go of the connection already; that it is never used again does not rest on it.
             await self._drop()
             if not isinstance(trouble, Exception):
                 raise
             if reason := _NOT_SENT.get(type(trouble)):
                 return NotSent(reason)
             return MaybeSent(_MAYBE_SENT.get(type(trouble), "net.unexpected"))
-        if _left_over(self._transport, response):
-            await self._drop()
         headers = response.headers
         request_id = headers.get("x-cap-requestid") or headers.get("x-cap-request-id") or ""
         return Reply(
@@ -212,36 +189,30 @@ async def _whole(response: httpx.Response) -> bytes:
     parts = []
     size = 0
     try:
-        async for part in response.aiter_bytes():
+        # Not `aiter_bytes`, which costs more than aiohttp's parsing and unpacks a part without a limit.
+        async for part in cast("httpx.AsyncByteStream", response.stream):
             size += len(part)
             if size > LONGEST_BODY:
                 raise httpx.RemoteProtocolError("the answer is too long")
             parts.append(part)
     finally:
         await response.aclose()
-    return b"".join(parts)
+    body = b"".join(parts)
+    # Nothing but gzip was asked for: another encoding is an answer that nobody can read.
+    if body and response.headers.get("content-encoding", "").lower() == "gzip":
+        return _unpacked(body)
+    return body
 
 
-def _left_over(transport: httpx.AsyncBaseTransport, response: httpx.Response) -> bool:
-    """Whether the open connection holds bytes behind the answer; also where that cannot be seen."""
-    pool: Any = getattr(transport, "_pool", None)
-    if pool is None or not pool.connections:
-        return False
+def _unpacked(body: bytes) -> bytes:
+    unpacking = zlib.decompressobj(wbits=31)
     try:
-        connection = pool.connections[0]
-        while hasattr(connection, "_connection"):  # below a proxy's
-            connection = connection._connection  # noqa: SLF001 - httpcore gives no public way to see its buffer
-        if connection._h11_state.trailing_data[0]:  # noqa: SLF001 - as above
-            return True
-        tls = response.extensions["network_stream"].get_extra_info("ssl_object")
-        if tls is not None:
-            tls.read(1)
-            return True
-    except ssl.SSLWantReadError:
-        return False
-    except (AttributeError, KeyError, ssl.SSLError):
-        return True
-    return False
+        unpacked = unpacking.decompress(body, LONGEST_BODY)
+    except zlib.error:
+        raise httpx.DecodingError("the answer is no gzip") from None
+    if not unpacking.eof:
+        raise httpx.DecodingError("the answer is half a gzip, or too long")
+    return unpacked
 
 
 def _retry_after(headers: httpx.Headers) -> float | None:
@@ -265,23 +236,23 @@ def _instant(text: str) -> float | None:
         return None
 
 
-def _transport(base: httpx.URL, *, trust_env: bool) -> httpx.AsyncHTTPTransport:
-    try:
-        return httpx.AsyncHTTPTransport(
-            verify=_tls(trust_env), limits=_LIMITS, proxy=_proxy(base) if trust_env else None, retries=0
-        )
-    except (ImportError, ValueError, httpx.InvalidURL):
-        # The proxy's URL may carry a password: it is not shown.
-        raise SettingsRefused(
-            "the proxy that the environment names cannot be used",
-            hint="HTTP_PROXY, HTTPS_PROXY or ALL_PROXY should look like http://proxy.example.com:3128",
-        ) from None
+def _transport(base: httpx.URL, *, connect_timeout: float, trust_env: bool) -> httpx.AsyncBaseTransport:
+    from bulkissue.wire.transport import Transport  # aiohttp takes 0.1 s to import: not before a lane is made
+
+    return Transport(
+        _tls(trust_env),
+        connect_timeout=connect_timeout,
+        idle_seconds=IDLE_SECONDS,
+        proxy=_proxy(base) if trust_env else None,
+    )
 
 
 @functools.cache
 def _tls(trust_env: bool) -> ssl.SSLContext:
     # Reading the certificates takes 20 ms: once for all lanes.
-    return httpx.create_ssl_context(trust_env=trust_env)
+    context = httpx.create_ssl_context(trust_env=trust_env)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 def _proxy(base: httpx.URL) -> str | None:
@@ -290,4 +261,15 @@ def _proxy(base: httpx.URL) -> str | None:
         return None
     proxies = getproxies()
     found = proxies.get(base.scheme) or proxies.get("all")
-    return found if found is None or "://" in found else f"http://{found}"
+    if found is None:
+        return None
+    found = found if "://" in found else f"http://{found}"
+    with suppress(httpx.InvalidURL):
+        url = httpx.URL(found)
+        if url.scheme in {"http", "https"} and url.host:
+            return found
+    # Its URL may carry a password: it is not shown.
+    raise SettingsRefused(
+        "the proxy that the environment names cannot be used",
+        hint="HTTP_PROXY, HTTPS_PROXY or ALL_PROXY should look like http://proxy.example.com:3128",
+    )

@@ -1,0 +1,229 @@
+"""
+httpx's transport interface on aiohttp, at a third of what httpcore costs: one request out, its answer in.
+
+It must never write a request twice, nor raise `ConnectError` or `ConnectTimeout` once a byte may have been written.
+
+Neither rests on the types of aiohttp's exceptions. aiohttp asks its connector for a connection before it writes
+anything, and the connector is ours: what goes wrong while it connects is not sent, whatever it is, and what goes
+wrong later may be. Asked a second time for one request, as when aiohttp sends a `GET` again by itself after a lost
+connection, it refuses.
+
+What else was read in aiohttp 3.14.5, and is held by `tests/test_wire.py`:
+
+- `connect` takes an idle connection if it is open and young enough. What came on it meanwhile was parsed and kept,
+  and would be the answer to the next request (aiohttp's issue 13656): `_is_clean` asks.
+- A connection that is closed first writes out what it still holds. A request that was given up is to end: `abort`.
+- A body that ends with the connection is whole for aiohttp also where the connection was reset: `_Content` asks.
+- A broken chunk behind the first part of a body is not told to its reader, who waits until its time is up.
+- The parser is llhttp. It forgives bare line feeds, folded headers and a blank before a colon. Two lengths, or a
+  length beside chunks, are no HTTP to it, nor is an answer with garbage right behind it.
+"""
+
+import asyncio
+import select
+import socket
+import ssl
+from asyncio.trsock import TransportSocket
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+
+import aiohttp
+import httpx
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
+from aiohttp.tracing import Trace
+from yarl import URL
+
+#: aiohttp adds these where they are missing.
+_NOT_ADDED = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
+#: Bytes. aiohttp's own 8 KB are less than some gateways send.
+_LONGEST_HEADER = 1 << 16
+
+
+class Transport(httpx.AsyncBaseTransport):
+    """
+    One connection, opened when needed and used again while it is good; for one request at a time.
+
+    A request's extension `connected` is called when there is a connection and the first byte is about to be written.
+    No limit is set to the answer's time or size: whoever reads it does. After `aclose` it may be used again.
+
+    Args:
+        context: For TLS, to the proxy too.
+        connect_timeout: Seconds for address, TCP, proxy and TLS together.
+        idle_seconds: A connection that was idle for longer is not used again.
+        proxy: Its URL, perhaps with a name and a password.
+    """
+
+    def __init__(
+        self, context: ssl.SSLContext, *, connect_timeout: float, idle_seconds: float, proxy: str | None
+    ) -> None:
+        self._context = context
+        self._connect_timeout = connect_timeout
+        self._idle_seconds = idle_seconds
+        self._proxy = proxy
+        self._session: aiohttp.ClientSession | None = None
+        self._connector: _Connector | None = None
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """
+        Send once, and give the answer as soon as its headers are here; its body is read from the stream.
+
+        Raises:
+            httpx.ConnectError, httpx.ConnectTimeout: Before the first byte, and only then.
+            httpx.TransportError: Anything else. The request may have been sent.
+        """
+        connector, session = self._opened()
+        connector.expect(request.extensions.get("connected", lambda: None))
+        url = request.url
+        try:
+            answer = await session.request(
+                request.method,
+                URL(f"{url.scheme}://{url.netloc.decode()}{url.raw_path.decode()}", encoded=True),
+                headers=[(name.decode(), value.decode()) for name, value in request.headers.raw],
+                data=await request.aread() or None,
+                allow_redirects=False,
+            )
+        except aiohttp.ClientError as trouble:
+            raise _lost(trouble, connector.protocol) from None
+        if answer.status < 200:
+            answer.close()
+            raise httpx.RemoteProtocolError("the server switches to a protocol nobody asked for")
+        return httpx.Response(answer.status, headers=answer.raw_headers, stream=_Content(answer, connector.protocol))
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        session, connector = self._session, self._connector
+        self._session = self._connector = None
+        if session and connector:
+            connector.abort()
+            await session.close()
+
+    def _opened(self) -> "tuple[_Connector, aiohttp.ClientSession]":
+        # Both belong to an event loop, and there is none yet where a lane is made.
+        if self._session is None or self._connector is None:
+            self._connector = _Connector(self._context, self._idle_seconds)
+            self._session = aiohttp.ClientSession(
+                connector=self._connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                skip_auto_headers=_NOT_ADDED,
+                auto_decompress=False,
+                max_line_size=_LONGEST_HEADER,
+                max_field_size=_LONGEST_HEADER,
+                timeout=aiohttp.ClientTimeout(connect=self._connect_timeout),
+                proxy=self._proxy,
+            )
+        return self._connector, self._session
+
+
+class _Connector(aiohttp.TCPConnector):
+    """One connection at most, looked at before it is used again, and given out once for each request."""
+
+    def __init__(self, context: ssl.SSLContext, idle_seconds: float) -> None:
+        super().__init__(
+            ssl=context,
+            limit=1,
+            keepalive_timeout=idle_seconds,
+            use_dns_cache=False,  # a connection is rare, and a changed address is seen at the next one
+            resolver=aiohttp.ThreadedResolver(),  # the system's, even where aiodns happens to be installed
+        )
+        self.protocol: ResponseHandler | None = None
+        self._transport: asyncio.Transport | None = None
+        self._socket: TransportSocket | None = None
+        self._on_connected: Callable[[], None] | None = None
+
+    def expect(self, on_connected: Callable[[], None]) -> None:
+        """A request begins, for which there will be one connection."""
+        self._on_connected = on_connected
+
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp calls it so
+    ) -> Connection:
+        """What aiohttp calls before it writes a request, each time it does."""
+        on_connected, self._on_connected = self._on_connected, None
+        if on_connected is None:
+            raise httpx.ReadError("the request may have been sent, and is not sent again")
+        try:
+            connection = await super().connect(req, traces, timeout)
+            while self._transport and connection.transport is self._transport and not _is_clean(connection):
+                connection.close()
+                connection = await super().connect(req, traces, timeout)
+        except TimeoutError:
+            raise httpx.ConnectTimeout("no connection in time") from None
+        except Exception:  # noqa: BLE001 - whatever it is, it came before the first byte
+            raise httpx.ConnectError("no connection") from None
+        if connection.transport is not self._transport:
+            self.abort()
+            self.protocol, self._transport = connection.protocol, connection.transport
+            self._socket = connection.transport.get_extra_info("socket") if connection.transport else None
+        on_connected()
+        return connection
+
+    def abort(self) -> None:
+        """End the connection at once. A mere closing would first write out what it holds of a request given up."""
+        transport, self._transport = self._transport, None
+        if transport is not None and self._socket is not None:
+            transport.abort()
+            # asyncio's TLS ignores that where aiohttp has closed it twice, and would take its time for a goodbye.
+            with suppress(OSError, TypeError):  # uvloop's sockets cannot
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+
+class _Content(httpx.AsyncByteStream):
+    """An answer's body as it comes, not decompressed."""
+
+    def __init__(self, answer: aiohttp.ClientResponse, protocol: ResponseHandler | None) -> None:
+        self._answer = answer
+        self._protocol = protocol
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            while part := await self._answer.content.readany():
+                yield part
+        except aiohttp.ClientError as trouble:
+            raise _lost(trouble, self._protocol) from None
+        headers, protocol = self._answer.headers, self._protocol
+        tells_its_end = "Content-Length" in headers or "chunked" in headers.get("Transfer-Encoding", "").lower()
+        if not tells_its_end and protocol is not None and isinstance(protocol.exception(), OSError):
+            # It ends with the connection, and aiohttp takes a reset for a proper end.
+            raise httpx.ReadError("the connection broke")
+
+    async def aclose(self) -> None:
+        self._answer.close()
+
+
+def _is_clean(connection: Connection) -> bool:
+    """
+    Whether nothing has come since the last answer, and all of the last request is out.
+
+    What has come would be taken for the answer to the next request: aiohttp does not ask that of an idle connection,
+    but reads and keeps what arrives (its issue 13656).
+    """
+    protocol, transport = connection.protocol, connection.transport
+    if protocol is None or transport is None or protocol.should_close:
+        return False
+    number = transport.get_extra_info("socket").fileno()
+    waiting = select.poll()
+    waiting.register(number, select.POLLIN | select.POLLOUT)
+    if waiting.poll(0) != [(number, select.POLLOUT)]:
+        return False
+    tls = transport.get_extra_info("ssl_object")
+    if tls is None:
+        return True
+    try:
+        tls.read(1)
+    except ssl.SSLWantReadError:
+        return True
+    except ssl.SSLError:
+        pass
+    return False
+
+
+def _lost(trouble: aiohttp.ClientError, protocol: ResponseHandler | None) -> httpx.TransportError:
+    """In httpx's words. All of them mean that the request may have been sent."""
+    broken = None if protocol is None else protocol.exception()
+    if isinstance(trouble, OSError) or isinstance(broken, OSError):
+        return httpx.ReadError("the connection broke")
+    return httpx.RemoteProtocolError("no whole HTTP answer")
