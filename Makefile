@@ -28,6 +28,9 @@ test: setup  ## pass the tests, with branch coverage
 crash: setup  ## a long soak of random kills and faults, its seed printed
 	SOAK_KILLS=400 $(PY) -m pytest tests/crash -q -s
 
+bench: setup  ## measure the program beside what people use instead; QUICK=1, PACE=1, HUGE=1, ONLY="bulk plan"
+	$(PY) benchmarks/bench.py $(if $(QUICK),--quick) $(if $(PACE),--pace) $(if $(HUGE),--huge) $(if $(ONLY),--only $(ONLY))
+
 check: setup  ## format, lint, strict types, docs not stale
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
@@ -45,5 +48,6 @@ lock:  ## resolve the dependencies again (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	    --extra xlsx --group dev --output-file requirements.lock pyproject.toml
 
-clean:  ## remove what setup, demo and tests made
-	rm -rf .venv demo .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean:  ## remove what setup, demo, tests and benchmarks made
+	rm -rf .venv demo .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	    benchmarks/.venv benchmarks/.work benchmarks/results
