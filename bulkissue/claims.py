@@ -21,7 +21,7 @@ from bulkissue.outcomes import Outcome
 from bulkissue.readback.page import Asked
 from bulkissue.target import Target, parse
 
-_ASKED = (pl.col("identifier_type").cast(pl.String), "identifier", "source", "account_id")
+_ASKED = (pl.col("identifier_type").cast(pl.String), "identifier", pl.col("source", "account_id").fill_null(""))
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ all of its runs.
 
 import glob
 import os
+import shutil
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -147,8 +148,12 @@ class TargetState:
         """Replace what is remembered of a run by the parts' rows (Parquet files of `HISTORY_SCHEMA`)."""
         for folder in self.folders:
             with replacing_path(folder / "history" / f"{run_id}.parquet") as path:
+                if len(parts) == 1:
+                    shutil.copyfile(parts[0], path)
+                    continue
                 rows = pl.scan_parquet(list(parts), glob=False) if parts else pl.LazyFrame(schema=HISTORY_SCHEMA)
-                rows.sink_parquet(path, compression="zstd")
+                # Nobody looks a range up in it.
+                rows.sink_parquet(path, compression="zstd", compression_level=1, statistics=False)
 
     def keep_word(self, run_id: str, said: dict[str, object]) -> None:
         """Put what a person said of a lost run beside what was said of it before; durable when this returns."""

@@ -33,6 +33,33 @@ _ANY_EMAIL = (
     rf"(?:[{_WORD}](?:[{_WORD}-]*[{_WORD}])?\.)+\p{{L}}[{_WORD}-]*[{_WORD}]$"
 )
 
+#: What the rules of each type leave as it is.
+_AS_IT_STANDS = {
+    "id": r"^[1-9][0-9]{0,17}$",
+    "mobile": r"^[1-9][0-9]{8,14}$",
+    "email": _ASCII_EMAIL,
+    "external_id": r"^[0-9A-Za-z_-]{1,50}$",
+}
+
+
+def identified(
+    rows: pl.DataFrame,
+    columns: Mapping[str, str],
+    form: str,
+    settings: IdentifiersSection,
+    carried: Mapping[str, tuple[str, ...] | None],
+) -> pl.DataFrame:
+    """As `identify`; rows that are in order as they stand, which most are, take a short way to the same result."""
+    in_order, taken = _as_it_stands(columns, form, settings, carried)
+    short = rows.select(in_order.fill_null(value=False)).to_series()
+    if rows.height and short.all():
+        return rows.select(taken)
+    placed = rows.with_row_index("_bi_place")
+    rest = placed.filter(~short)
+    mended = identify(rest.lazy(), columns, form, settings, carried).collect()
+    straight = placed.filter(short).select("_bi_place", *taken)
+    return pl.concat([straight, mended.insert_column(0, rest["_bi_place"])]).sort("_bi_place").drop("_bi_place")
+
 
 def identify(
     rows: pl.LazyFrame,
@@ -76,6 +103,60 @@ def identify(
     frame = _first_usable(frame, types)
     frame = _sources(frame, settings.default_source, carried)
     return _verdicts(frame, carried)
+
+
+def _as_it_stands(
+    columns: Mapping[str, str],
+    form: str,
+    settings: IdentifiersSection,
+    carried: Mapping[str, tuple[str, ...] | None],
+) -> tuple[pl.Expr, list[pl.Expr]]:
+    """Where `identify` takes the cells as they stand, but for case and country code; and what it gives there."""
+    if form == "long":
+        kinds = {kind: pl.col(columns["identifier_type"]) == kind for kind in IDENTIFIER_TYPES}
+    else:
+        first = next((kind for kind in settings.prefer if kind in columns), "") if form == "wide" else ""
+        kinds = {first or settings.default_type or "": pl.lit(value=True)}
+    in_order, kind, value, key, source = pl.lit(value=False), _NOTHING, _NOTHING, _NOTHING, _NOTHING
+    for name, chosen in kinds.items():
+        if name not in carried:
+            continue
+        cell = pl.col(columns[name if form == "wide" else "identifier"])
+        known = carried[name]
+        said = pl.lit("") if known is None else _known_source(columns, settings.default_source, known)
+        found = cell
+        clean = cell.str.contains(_AS_IT_STANDS[name])
+        if name == "mobile" and settings.country_code is not None:
+            national = cell.str.len_bytes() == settings.national_length
+            found = pl.when(national).then(pl.lit(settings.country_code) + cell).otherwise(cell)
+            clean &= found.str.len_bytes() <= 15
+        elif name == "email":
+            clean &= cell.str.len_bytes() <= 254
+        here = chosen & clean & said.is_not_null()
+        in_order |= here
+        kind = pl.when(chosen).then(pl.lit(name, IDENTIFIER_TYPE)).otherwise(kind)
+        value = pl.when(chosen).then(found).otherwise(value)
+        key = pl.when(chosen).then(found.str.to_lowercase() if name == "email" else found).otherwise(key)
+        source = pl.when(chosen).then(said).otherwise(source)
+    account = pl.col(columns["account_id"]).str.strip_chars(INVISIBLE) if "account_id" in columns else pl.lit("")
+    return pl.col("_bi_reason").is_null() & in_order, [
+        kind.cast(IDENTIFIER_TYPE).alias("identifier_type"),
+        value.alias("identifier"),
+        key.alias("compare_key"),
+        source.alias("source"),
+        account.fill_null("").alias("account_id"),
+        _NOTHING.alias("reason"),
+        _NOTHING.alias("message"),
+    ]
+
+
+def _known_source(columns: Mapping[str, str], default: str | None, known: tuple[str, ...]) -> pl.Expr:
+    """A row's source where it is written as the route knows it, or is left to such a default; else null."""
+    otherwise = pl.lit(default if default in known else None, pl.String)
+    if "source" not in columns:
+        return otherwise
+    cell = pl.col(columns["source"])
+    return pl.when(cell.is_in(known)).then(cell).when(cell.is_null()).then(otherwise)
 
 
 def ambiguous_mobiles(frame: pl.DataFrame, settings: IdentifiersSection) -> pl.Series:

@@ -222,7 +222,7 @@ def _aligned(part: _Part, columns: Sequence[str]) -> pl.LazyFrame:
 
 def _write(frame: pl.LazyFrame, to: Path, read: Sequence[_Part]) -> None:
     try:
-        frame.sink_parquet(to, compression="lz4", row_group_size=_ROW_GROUP, engine="streaming")
+        frame.sink_parquet(to, compression="lz4", statistics=False, row_group_size=_ROW_GROUP, engine="streaming")
     except (pl.exceptions.PolarsError, FileNotFoundError) as trouble:
         names = ", ".join(part.file.name for part in read)
         raise InputRefused(f"the input cannot be read to its end: {names}", hint="write it again") from trouble

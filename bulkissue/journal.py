@@ -103,6 +103,13 @@ class RawResults(msgspec.Struct, gc=False):
     valid_till: msgspec.Raw
 
 
+class _Ended(msgspec.Struct, gc=False):
+    """`Results`, of which only the outcomes are wanted."""
+
+    outcome: str | list[str]
+
+
+_decode_outcome = msgspec.json.Decoder(_Ended).decode
 _decode_results = msgspec.json.Decoder(Results).decode
 _decode_raw_results = msgspec.json.Decoder(RawResults).decode
 _decode_rows = msgspec.json.Decoder(list[Annotated[int, msgspec.Meta(ge=0)]]).decode
@@ -193,9 +200,10 @@ class Attempt:
 
 
 class RawAttempt(NamedTuple):
-    """As `Attempt`, without its numbers; `http_status` is None where no answer came."""
+    """As `Attempt`: `rows` is JSON text, `http_status` is None where no answer came."""
 
-    rows: list[int]
+    attempt: int
+    rows: str
     sent_at: int
     answered_at: int | None
     void: str | None
@@ -408,16 +416,16 @@ class Journal:
                 )
 
     def raw_attempts(self, batches: tuple[int, int]) -> Iterator[RawAttempt]:
-        """As `attempts`, with results that nobody has read yet: for tables, which need no Python text of each cell."""
+        """As `attempts`, in no order, with rows and results as they stand in the journal: for tables."""
         with self._reading():
             cursor = self._reader.execute(
-                "SELECT rows, sent_at, answered_at, void, results, nullif(http_status, 0), coalesce(request_id, '')"
-                " FROM intent LEFT JOIN answer USING (attempt) WHERE batch BETWEEN ? AND ? ORDER BY intent.attempt",
+                "SELECT intent.attempt, rows, sent_at, answered_at, void, results, nullif(http_status, 0),"
+                " coalesce(request_id, '') FROM intent LEFT JOIN answer USING (attempt) WHERE batch BETWEEN ? AND ?",
                 batches,
             )
-            for rows, sent_at, answered_at, void, results, status, request_id in cursor:
+            for attempt, rows, sent_at, answered_at, void, results, status, request_id in cursor:
                 raw = None if results is None else _decode_raw_results(results)
-                yield RawAttempt(_decode_rows(rows), sent_at, answered_at, void, raw, status, request_id)
+                yield RawAttempt(attempt, rows, sent_at, answered_at, void, raw, status, request_id)
 
     def timings(self) -> Iterator[tuple[int, int, int, int | None, str | None, int]]:
         """
@@ -432,6 +440,27 @@ class Journal:
                 "SELECT batch, json_array_length(rows), sent_at, answered_at, void, coalesce(http_status, 0)"
                 " FROM intent LEFT JOIN answer USING (attempt) ORDER BY intent.attempt"
             )
+
+    def last_answer(self) -> int:
+        """When the last answer came, in epoch milliseconds; 0 where none came."""
+        with self._reading():
+            return self._one("SELECT coalesce(max(answered_at), 0) FROM answer")
+
+    def outcomes(self) -> Iterator[tuple[int, int, int | None, str | None, str | list[str] | None]]:
+        """
+        Every attempt with its rows' outcomes and nothing else of them, in no order, for what only counts.
+
+        Yields:
+            How many rows, when sent, when answered, why void, and their outcome, or outcomes (None where void, or
+            without an answer).
+        """
+        with self._reading():
+            cursor = self._reader.execute(
+                "SELECT json_array_length(rows), sent_at, answered_at, void, results"
+                " FROM intent LEFT JOIN answer USING (attempt)"
+            )
+            for rows, sent_at, answered_at, void, results in cursor:
+                yield rows, sent_at, answered_at, void, None if results is None else _decode_outcome(results).outcome
 
     def marks(self, rows: int) -> bytearray:
         """

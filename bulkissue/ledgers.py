@@ -6,37 +6,39 @@ Writing them is also the proof of conservation: it must never leave a row out, o
 attempts contradict each other.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from io import RawIOBase
+from itertools import groupby
 from pathlib import Path
+from typing import IO, cast
 
 import polars as pl
 
-from bulkissue import runfolder
+from bulkissue import attempts, runfolder
 from bulkissue.errors import ConservationBroken
 from bulkissue.files import replacing, replacing_path, sha256
 from bulkissue.history import HISTORY_SCHEMA
-from bulkissue.journal import NEVER_SENT, Attempt, Journal
+from bulkissue.journal import Journal
 from bulkissue.outcomes import LEDGER_COLUMNS, LEDGER_OF, REASONS, RESULT_FIELDS, Ledger, Outcome
 
-_SLICE = 250_000
+#: Rows in a piece: whole row groups of input.parquet and plan.parquet.
+_SLICE = 1 << 17
+#: Rows in a history part, at least.
+_PART = 1 << 20
 _OUTCOME = pl.Enum([outcome.value for outcome in Outcome])
 _NOT_ISSUED = (Outcome.FAILED, Outcome.REJECTED, Outcome.NOT_ATTEMPTED)
 
-_RESULTS_SCHEMA = pl.Schema(
-    {
-        "row": pl.UInt32(),
-        **{f"got_{name}": pl.String() for name in RESULT_FIELDS},
-        "void": pl.String(),
-        "http_status": pl.Int64(),
-        "request_id": pl.String(),
-        "sent_at": pl.Int64(),
-        "answered_at": pl.Int64(),
-        "attempts": pl.UInt32(),
-    }
-)
+#: What each row has of its own; the other ledger columns are mostly alike in neighbouring rows.
+_OWN = ("_bi_place", "_bi_compare_key", "_bi_row", "_bi_identifier", "_bi_customer_id", "_bi_reference")
+#: The same, by the names they have while they are reckoned.
+_OWN_BEFORE = {"row", "compare_key", "_bi_row", "identifier", "got_customer_id", "got_reference", "settled_reference"}
+_OWN_RESULTS = ("got_customer_id", "got_reference")
+#: As polars does it where cells are quoted if need be. Empty text is not null.
+_TO_BE_QUOTED = [",", '"', "\r", "\n"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,59 @@ class Run:
     rows: int
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """
+    Some rows with their outcomes. What neighbouring rows share stands once: it is reckoned and written once.
+
+    Attributes:
+        cells: The input's columns.
+        own: The columns of `_OWN`, a line for each row.
+        shared: The other columns of `LEDGER_COLUMNS`, a line for each run of neighbours that have them alike.
+        line: For each row its line of `shared`, ascending.
+    """
+
+    cells: pl.DataFrame
+    own: pl.DataFrame
+    shared: pl.DataFrame
+    line: pl.Series
+
+    def only(self, which: pl.Expr) -> "Piece":
+        """The rows for which an expression over the shared columns is true."""
+        chosen = self.shared.select(which).to_series()
+        if chosen.all():
+            return self
+        rows = chosen.gather(self.line)
+        return Piece(self.cells.filter(rows), self.own.filter(rows), self.shared, self.line.filter(rows))
+
+    def whole(self) -> pl.DataFrame:
+        """All columns: the input's, `LEDGER_COLUMNS`, `_bi_place` (in the input, from 0) and `_bi_compare_key`."""
+        together = self.own.hstack(self.shared.select(pl.all().gather(self.line)))
+        return self.cells.hstack(together.select(*LEDGER_COLUMNS, "_bi_place", "_bi_compare_key"))
+
+    def text(self) -> pl.DataFrame:
+        """As a ledger has it: cells of CSV, quoted where that is needed; shared ones that touch are one cell."""
+        texts = [_quoted(self.cells[name]) for name in self.cells.columns]
+        for own, names in groupby(LEDGER_COLUMNS, lambda name: name in _OWN):
+            if own:
+                texts += [_quoted(self.own[name]) for name in names]
+            else:
+                parts = [_quoted(self.shared[name].cast(pl.String)).fill_null("") for name in names]
+                texts.append(pl.select(pl.concat_str(parts, separator=",")).to_series().gather(self.line))
+        return pl.DataFrame([text.alias(f"{place}") for place, text in enumerate(texts)])
+
+
+def _quoted(cells: pl.Series) -> pl.Series:
+    """Text as a CSV file has it; null stays null."""
+    if cells.dtype != pl.String:
+        return cells
+    special = cells.str.contains_any(_TO_BE_QUOTED) | (cells == "")
+    if not special.any():
+        return cells
+    quoted = pl.format('"{}"', cells.str.replace_all('"', '""', literal=True))
+    return pl.select(pl.when(special).then(quoted).otherwise(cells)).to_series()
+
+
 def write(run: Run, journal: Journal, ending: Ending, formats: Sequence[str], out: Path) -> Books:
     """
     Write the four ledgers into the folder `out`, and parts of the run's history beside them.
@@ -105,17 +160,18 @@ def write(run: Run, journal: Journal, ending: Ending, formats: Sequence[str], ou
         ConservationBroken: A row has no outcome, or attempts that contradict each other. No ledger is
             replaced then.
     """
-    books = Books()
-    with writing(run, out, Ledger) as append:
-        for frame in derive(run, journal, ending):
-            _count(books, frame)
-            _remember(frame, out, books.history)
-            append(frame)
+    books, memory = Books(), _Memory(out)
+    with writing(run, out, Ledger) as (append, digest_of):
+        for piece in pieces(run, journal, ending):
+            _count(books, piece)
+            memory.add(piece)
+            append(piece)
         _prove(books, run)
+    books.history = memory.close()
     for ledger in Ledger:
         path = out / f"{ledger}.csv"
         rows = sum(books.outcomes[outcome] for outcome in _outcomes_of(ledger))
-        books.digests[path.name] = {"rows": rows, "sha256": sha256(path)}
+        books.digests[path.name] = {"rows": rows, "sha256": digest_of(ledger)}
         if "parquet" in formats:
             as_parquet = path.with_suffix(".parquet")
             with replacing_path(as_parquet) as partial:
@@ -124,26 +180,41 @@ def write(run: Run, journal: Journal, ending: Ending, formats: Sequence[str], ou
     return books
 
 
+class _Hashing(RawIOBase):
+    """A file that knows the SHA-256 of what was written to it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.digest = hashlib.sha256()
+        self._file = file
+
+    def write(self, data: bytes) -> int:  # type: ignore[override] # all that polars gives it
+        self.digest.update(data)
+        return self._file.write(data)
+
+
 @contextmanager
-def writing(run: Run, out: Path, names: Iterable[Ledger]) -> Iterator[Callable[[pl.DataFrame], None]]:
+def writing(
+    run: Run, out: Path, names: Iterable[Ledger]
+) -> Iterator[tuple[Callable[[Piece], None], Callable[[Ledger], str]]]:
     """
     The named ledgers in `out`, open to be written; they get their names together, when the block ends well.
 
     Yields:
-        A function that takes frames of `derive` and puts each row where it belongs.
+        A function that puts each row of a piece where it belongs, and the SHA-256 of what was written so far.
     """
     with ExitStack() as whole:
-        files = {ledger: whole.enter_context(replacing(out / f"{ledger}.csv")) for ledger in names}
+        files = {ledger: _Hashing(whole.enter_context(replacing(out / f"{ledger}.csv"))) for ledger in names}
         header = pl.DataFrame(schema=dict.fromkeys((*run.columns, *LEDGER_COLUMNS), pl.String)).write_csv()
         for file in files.values():
             file.write(header.encode())
 
-        def append(frame: pl.DataFrame) -> None:
+        def append(piece: Piece) -> None:
             for ledger, file in files.items():
-                chosen = frame.filter(pl.col("_bi_outcome").is_in(_outcomes_of(ledger)))
-                chosen.select(*run.columns, *LEDGER_COLUMNS).write_csv(file, include_header=False)
+                chosen = piece.only(pl.col("_bi_outcome").is_in(_outcomes_of(ledger)))
+                if chosen.line.len():
+                    chosen.text().write_csv(cast("IO[bytes]", file), include_header=False, quote_style="never")
 
-        yield append
+        yield append, lambda ledger: files[ledger].digest.hexdigest()
 
 
 def history_parts(run: Run, journal: Journal, ending: Ending, out: Path) -> list[Path]:
@@ -153,10 +224,10 @@ def history_parts(run: Run, journal: Journal, ending: Ending, out: Path) -> list
     Returns:
         The parts, in order; none where nothing was issued. The caller deletes them.
     """
-    parts: list[Path] = []
-    for frame in derive(run, journal, ending):
-        _remember(frame, out, parts)
-    return parts
+    memory = _Memory(out)
+    for piece in pieces(run, journal, ending):
+        memory.add(piece)
+    return memory.close()
 
 
 def journalled_history(folder: Path, out: Path) -> list[Path]:
@@ -177,25 +248,41 @@ def journalled_history(folder: Path, out: Path) -> list[Path]:
         journal.leave()
 
 
-def _remember(frame: pl.DataFrame, out: Path, parts: list[Path]) -> None:
-    issued = frame.filter(pl.col("_bi_outcome").is_in([Outcome.SUCCEEDED.value, Outcome.UNKNOWN.value]))
-    if issued.is_empty():
-        return
-    remembered = issued.select(
-        identifier_type="_bi_identifier_type",
-        compare_key=pl.coalesce("_bi_compare_key", "_bi_identifier"),
-        outcome="_bi_outcome",
-        run="_bi_run",
-        source_file="_bi_source_file",
-        source_row="_bi_row",
-        customer_id="_bi_customer_id",
-        reference="_bi_reference",
-        answered_at="_bi_answered_at",
-    )
-    part = out / f".history-{len(parts):05}.parquet"
-    with replacing_path(part) as path:
-        remembered.select(pl.col(name).cast(kind) for name, kind in HISTORY_SCHEMA.items()).write_parquet(path)
-    parts.append(part)
+@dataclass(slots=True)
+class _Memory:
+    """Collects who was, or may have been, issued; `close` returns where that stands."""
+
+    out: Path
+    parts: list[Path] = field(default_factory=list)
+    frames: list[pl.DataFrame] = field(default_factory=list)
+
+    def add(self, piece: Piece) -> None:
+        issued = piece.only(pl.col("_bi_outcome").is_in([Outcome.SUCCEEDED.value, Outcome.UNKNOWN.value]))
+        if not issued.line.len():
+            return
+        shared = {"identifier_type": "_bi_identifier_type", "outcome": "_bi_outcome", "run": "_bi_run"}
+        shared |= {"source_file": "_bi_source_file", "answered_at": "_bi_answered_at"}
+        columns = {
+            **{name: issued.shared[column].gather(issued.line) for name, column in shared.items()},
+            "compare_key": issued.own.select(pl.coalesce("_bi_compare_key", "_bi_identifier")).to_series(),
+            "source_row": issued.own["_bi_row"],
+            "customer_id": issued.own["_bi_customer_id"],
+            "reference": issued.own["_bi_reference"],
+        }
+        self.frames.append(
+            pl.DataFrame([columns[name].cast(kind).alias(name) for name, kind in HISTORY_SCHEMA.items()])
+        )
+        if sum(frame.height for frame in self.frames) >= _PART:
+            self.close()
+
+    def close(self) -> list[Path]:
+        if self.frames:
+            part = self.out / f".history-{len(self.parts):05}.parquet"
+            with replacing_path(part) as path:
+                pl.concat(self.frames).write_parquet(path, compression="zstd", compression_level=1, statistics=False)
+            self.parts.append(part)
+            self.frames = []
+        return self.parts
 
 
 def derive(run: Run, journal: Journal, ending: Ending) -> Iterator[pl.DataFrame]:
@@ -203,80 +290,80 @@ def derive(run: Run, journal: Journal, ending: Ending) -> Iterator[pl.DataFrame]
     Every row with its outcome, in input order, some hundred thousand at a time.
 
     Yields:
-        The input's columns, `LEDGER_COLUMNS`, `_bi_place` (the row's place in the input, from 0), `_bi_compare_key`.
+        As `Piece.whole`.
 
     Raises:
         ConservationBroken: See `write`.
     """
+    for piece in pieces(run, journal, ending):
+        yield piece.whole()
+
+
+def pieces(run: Run, journal: Journal, ending: Ending) -> Iterator[Piece]:
+    """As `derive`, with what neighbouring rows share standing once."""
     settled = _settlements(journal)
     held = pl.DataFrame(
         [(item.row, item.reason, item.message) for item in journal.held()],
         schema={"row": pl.UInt32, "held_reason": pl.String, "held_message": pl.String},
         orient="row",
     )
-    sent_rows = 0
+    sendings = 0
     for start in range(0, run.rows, _SLICE):
         rows = _piece(run.folder / "input.parquet", start)
-        plan = _piece(run.folder / "plan.parquet", start)
+        plan = _piece(run.folder / "plan.parquet", start).drop("source", "account_id")
         if rows.height != plan.height or rows.is_empty():
             raise ConservationBroken(f"{run.folder}: input.parquet and plan.parquet differ in length")
-        results = _results(journal, plan)
-        sent_rows += results.height
+        found, sent = _sent(journal, plan)
+        sendings += int(sent["sendings"].sum())
         # The input's own columns may bear any name: they stay out of the reckoning.
-        joined = plan.hstack(rows.select(pl.col("^_bi_.*$")))
-        for beside in (results, settled, held):
-            joined = joined.join(beside, on="row", how="left", maintain_order="left", validate="1:1")
-        _refuse_contradictions(joined, ending, run)
-        yield rows.select(run.columns).hstack(_final(joined, run, ending))
-    if sent_rows != (known := run.rows - journal.marks(run.rows).count(NEVER_SENT)):
-        raise ConservationBroken(f"the journal names {known} rows as sent, the plan knows {sent_rows} of them")
+        joined = plan.hstack(rows.select("_bi_source_file", "_bi_row", "_bi_attempts"))
+        for beside in (sent, settled, held):
+            joined = _beside(joined, beside)
+        yield _reckoned(rows.select(run.columns), joined, found, run, ending)
+    if sendings != (known := sum(rows for _, rows, *_ in journal.timings())):
+        journal.marks(run.rows)  # says so where there is no such row
+        raise ConservationBroken(f"the journal names {known} rows as sent, the plan knows {sendings} of them")
 
 
 def _piece(path: Path, start: int) -> pl.DataFrame:
     return pl.scan_parquet(path, glob=False).slice(start, _SLICE).collect()
 
 
-def _results(journal: Journal, plan: pl.DataFrame) -> pl.DataFrame:
-    """What the journal says of the piece's rows: one line for each row that has an attempt."""
+def _beside(rows: pl.DataFrame, found: pl.DataFrame) -> pl.DataFrame:
+    """What was found of some of the rows beside them, by `row`."""
+    if found.height == rows.height and (found["row"] == rows["row"]).all():
+        return rows.hstack(found.drop("row"))
+    return rows.join(found, on="row", how="left", maintain_order="left")
+
+
+def _sent(journal: Journal, plan: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """
+    What the journal says of the piece's rows: attempts, and a line for each row that has one.
+
+    Returns:
+        As `attempts.read`, each row once, with its last attempt; and `sendings`, how many it has (UInt32).
+    """
     bounds = plan.group_by("identifier_type").agg(
         pl.col("batch").min().alias("low"), pl.col("batch").max().alias("high")
     )
-    first, last = plan["row"][0], plan["row"][-1]
-    columns: dict[str, list[object]] = {name: [] for name in _RESULTS_SCHEMA}
-    for low, high in bounds.select("low", "high").drop_nulls().sort("low").iter_rows():
-        for attempt in journal.attempts((low, high)):
-            _extend(columns, attempt)
-    frame = pl.DataFrame(columns, schema=_RESULTS_SCHEMA).filter(pl.col("row").is_between(first, last))
-    if not frame["row"].is_duplicated().any():
-        return frame
-    final = pl.col("void").is_null()
-    # Attempts stand in the order they were sent. Only the last one of a row may be without a void.
-    merged = frame.group_by("row", maintain_order=True).agg(
-        pl.exclude("attempts").last(), pl.col("attempts").sum(), final.sum().alias("final"), final.last().alias("ends")
+    stretches = bounds.select("low", "high").drop_nulls().sort("low").rows()
+    found, rows = (
+        frame.rename({name: f"got_{name}" for name in RESULT_FIELDS}, strict=False)
+        for frame in attempts.read(journal, stretches)
     )
-    if merged.filter((pl.col("final") > 1) | ((pl.col("final") == 1) & ~pl.col("ends"))).height:
+    rows = rows.filter(rows["row"].is_between(plan["row"][0], plan["row"][-1]))
+    if rows["row"].n_unique() == rows.height:
+        return found, rows.with_columns(pl.lit(1, pl.UInt32).alias("sendings"))
+    # Attempts stand in the order they were sent. Only the last one of a row may be without a void.
+    final = found["void"].is_null().gather(rows["attempt"])
+    merged = (
+        rows.with_columns(final.alias("final"))
+        .group_by("row", maintain_order=True)
+        .agg(pl.all().last(), pl.len().alias("sendings"), pl.col("final").sum().alias("finals"))
+    )
+    if merged.filter((pl.col("finals") > 1) | ((pl.col("finals") == 1) & ~pl.col("final"))).height:
         raise ConservationBroken(f"{journal.path}: a row was sent again although an earlier attempt was not void")
-    return merged.select(_RESULTS_SCHEMA.names())
-
-
-def _extend(columns: dict[str, list[object]], attempt: Attempt) -> None:
-    size = len(attempt.rows)
-    columns["row"].extend(attempt.rows)
-    for name in RESULT_FIELDS:
-        if attempt.results is None:
-            value: object = None
-        else:
-            value = getattr(attempt.results, name)
-        columns[f"got_{name}"].extend(value if isinstance(value, list) else [value] * size)
-    for name, value in (
-        ("void", attempt.void),
-        ("http_status", attempt.http_status or None),
-        ("request_id", attempt.request_id),
-        ("sent_at", attempt.sent_at),
-        ("answered_at", attempt.answered_at),
-        ("attempts", 1),
-    ):
-        columns[name].extend([value] * size)
+    return found, merged.drop("final", "finals")
 
 
 def _settlements(journal: Journal) -> pl.DataFrame:
@@ -300,8 +387,35 @@ def _settlements(journal: Journal) -> pl.DataFrame:
     return pl.DataFrame(found, schema=schema, orient="row").unique("row", keep="last", maintain_order=True)
 
 
-def _refuse_contradictions(joined: pl.DataFrame, ending: Ending, run: Run) -> None:
-    sent = pl.col("attempts").is_not_null()
+def _reckoned(cells: pl.DataFrame, joined: pl.DataFrame, found: pl.DataFrame, run: Run, ending: Ending) -> Piece:
+    """What follows for rows from their plan, attempts, settlement and hold, which stand beside each other."""
+    for name in _OWN_RESULTS:
+        if name not in joined.columns:
+            joined = joined.with_columns(found[name].gather(joined["attempt"]))
+    told = [name for name in joined.columns if name not in _OWN_BEFORE and joined[name].null_count() < joined.height]
+    differs = [pl.col(name).ne_missing(pl.col(name).shift()) for name in told]
+    first = pl.int_range(pl.len()) == 0
+    begins = joined.select(pl.any_horizontal(first, *differs)).to_series()
+    line = begins.cast(pl.UInt32).cum_sum() - 1
+    heads = joined.filter(begins).with_columns(line.rle().struct.field("len").alias("rows"))
+    heads = heads.hstack(found.select(pl.exclude(joined.columns).gather(heads["attempt"])))
+    _refuse_contradictions(heads, ending, run)
+    own = joined.select(
+        pl.col("row").alias("_bi_place"),
+        pl.col("compare_key").alias("_bi_compare_key"),
+        "_bi_row",
+        pl.col("identifier").alias("_bi_identifier"),
+        _text("got_customer_id").alias("_bi_customer_id"),
+        # What an answer showed of a row that was not issued after all is no proof of anything.
+        pl.when(pl.col("settled_outcome").ne_missing(Outcome.FAILED.value))
+        .then(pl.coalesce(_text("settled_reference"), _text("got_reference")))
+        .alias("_bi_reference"),
+    )
+    return Piece(cells, own, _final(heads, run, ending), line)
+
+
+def _refuse_contradictions(heads: pl.DataFrame, ending: Ending, run: Run) -> None:
+    sent = pl.col("attempt").is_not_null()
     planned = pl.col("outcome").is_null()
     unknown = pl.col("void").is_null() & sent & (pl.col("got_outcome").is_null() | (pl.col("got_outcome") == "unknown"))
     broken = {
@@ -316,14 +430,15 @@ def _refuse_contradictions(joined: pl.DataFrame, ending: Ending, run: Run) -> No
         & pl.lit(ending.completed),
     }
     for what, where in broken.items():
-        found = joined.filter(where)
+        found = heads.filter(where)
         if found.height:
             row = found.select(pl.format("{} row {}", "_bi_source_file", "_bi_row")).item(0, 0)
-            raise ConservationBroken(f"run {run.run_id}: {row} {what} ({found.height} such rows)")
+            raise ConservationBroken(f"run {run.run_id}: {row} {what} ({found['rows'].sum()} such rows)")
 
 
-def _final(joined: pl.DataFrame, run: Run, ending: Ending) -> pl.DataFrame:
-    sent = pl.col("attempts").is_not_null()
+def _final(heads: pl.DataFrame, run: Run, ending: Ending) -> pl.DataFrame:
+    """The shared columns of a piece."""
+    sent = pl.col("attempt").is_not_null()
     lost = sent & pl.col("void").is_null() & pl.col("got_outcome").is_null()
     voided = sent & pl.col("void").is_not_null()
     unsent = Outcome.FAILED if ending.completed else Outcome.NOT_ATTEMPTED
@@ -357,31 +472,23 @@ def _final(joined: pl.DataFrame, run: Run, ending: Ending) -> pl.DataFrame:
         ),
         pl.lit(ending.message),
     )
-    return joined.select(
-        pl.col("row").alias("_bi_place"),
-        pl.col("compare_key").alias("_bi_compare_key"),
+    return heads.select(
         pl.lit(run.run_id).alias("_bi_run"),
         pl.lit(run.target).alias("_bi_target"),
         "_bi_source_file",
-        "_bi_row",
         outcome.cast(_OUTCOME).alias("_bi_outcome"),
         reason.alias("_bi_reason"),
         message.alias("_bi_message"),
         pl.col("identifier_type").cast(pl.String).alias("_bi_identifier_type"),
-        pl.col("identifier").alias("_bi_identifier"),
         pl.col("batch").alias("_bi_batch"),
-        (pl.col("attempts").fill_null(0) + pl.col("_bi_attempts")).alias("_bi_attempts"),
+        (pl.col("sendings").fill_null(0) + pl.col("_bi_attempts")).alias("_bi_attempts"),
         pl.col("http_status").alias("_bi_http_status"),
         _text("got_code").alias("_bi_code"),
-        _text("got_customer_id").alias("_bi_customer_id"),
-        # What an answer showed of a row that was not issued after all is no proof of anything.
-        pl.when(pl.col("settled_outcome").ne_missing(Outcome.FAILED.value))
-        .then(pl.coalesce(_text("settled_reference"), _text("got_reference")))
-        .alias("_bi_reference"),
         _text("got_valid_till").alias("_bi_valid_till"),
         _text("request_id").alias("_bi_request_id"),
         _instant("sent_at").alias("_bi_sent_at"),
         _instant("answered_at").alias("_bi_answered_at"),
+        "rows",
     )
 
 
@@ -394,9 +501,9 @@ def _instant(name: str) -> pl.Expr:
     return pl.col(name).cast(pl.Datetime("ms")).dt.to_string("%Y-%m-%dT%H:%M:%S%.3fZ")
 
 
-def _count(books: Books, frame: pl.DataFrame) -> None:
-    books.rows += frame.height
-    counted = frame.group_by("_bi_outcome", "_bi_reason").len()
+def _count(books: Books, piece: Piece) -> None:
+    books.rows += piece.line.len()
+    counted = piece.shared.group_by("_bi_outcome", "_bi_reason").agg(pl.col("rows").sum())
     for outcome, reason, rows in counted.iter_rows():
         books.outcomes[outcome] += rows
         if outcome in _NOT_ISSUED or outcome == Outcome.UNKNOWN:

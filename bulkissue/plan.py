@@ -5,7 +5,7 @@ Pure but for the two Parquet files it reads and writes: the same input, job, his
 the same plan, byte for byte. It must never depend on a clock, a run id or the order of threads.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from bulkissue.endpoints import ROUTES, routes_of
 from bulkissue.errors import InputRefused
 from bulkissue.exchange import Batch
 from bulkissue.files import replacing_path
-from bulkissue.identifiers import ambiguous_mobiles, identify
+from bulkissue.identifiers import ambiguous_mobiles, identified
 from bulkissue.intake import Intake
 from bulkissue.job import Job
 from bulkissue.journal import SENT
@@ -24,8 +24,11 @@ from bulkissue.outcomes import IDENTIFIER_TYPES, REASONS, Outcome
 _TYPE = pl.Enum(IDENTIFIER_TYPES)
 _OUTCOME = pl.Enum([outcome.value for outcome in Outcome])
 
+_NULL_WHERE_EMPTY = ("source", "account_id")
+
 #: plan.parquet, one line for each row of input.parquet and in its order. `compare_key` is null where it
 #: equals `identifier`; `outcome`, `reason` and `message` are null where the row is to be sent, `batch` where not.
+#: In the file `source` and `account_id` are null where they are empty.
 PLAN_SCHEMA = pl.Schema(
     {
         "row": pl.UInt32(),
@@ -41,8 +44,8 @@ PLAN_SCHEMA = pl.Schema(
     }
 )
 
-_ROW_GROUP = 262_144
-_SLICE = 500_000
+_ROW_GROUP = 1 << 17
+_SLICE = 1 << 19
 _NAMED_ROWS = 5
 
 
@@ -109,7 +112,9 @@ def draw(
     """
     rows = plan_rows(input_path, intake, job, issued, limit=limit, customers=customers)
     with replacing_path(out) as path:
-        rows.write_parquet(path, compression="zstd", row_group_size=_ROW_GROUP)
+        # Polars takes long over empty text.
+        written = rows.with_columns(pl.when(pl.col(name) != "").then(name) for name in _NULL_WHERE_EMPTY)
+        written.write_parquet(path, compression="lz4", statistics=False, row_group_size=_ROW_GROUP)
     return summarise(rows, job)
 
 
@@ -159,10 +164,13 @@ def _identified(input_path: Path, intake: Intake, job: Job) -> pl.DataFrame:
                 hint="set [identifiers] default_type, or name the column under [input.columns], as in mobile = "
                 f'"{next(iter(file.columns.values()), "…")}"',
             )
-        part = pl.scan_parquet(input_path, glob=False).slice(offset, file.rows)
-        parts.append(identify(part, file.columns, file.form, job.identifiers, carried))
+        needed = [*dict.fromkeys(file.columns.values()), "_bi_reason", "_bi_message"]
+        cells = pl.scan_parquet(input_path, glob=False).select(needed)
+        for start in range(offset, offset + max(file.rows, 1), _SLICE):
+            part = cells.slice(start, min(_SLICE, offset + file.rows - start)).collect()
+            parts.append(identified(part, file.columns, file.form, job.identifiers, carried))
         offset += file.rows
-    rows = pl.concat(parts).collect(engine="streaming")
+    rows = pl.concat(parts)
     return rows.with_columns(
         pl.when(pl.col("reason").is_not_null()).then(pl.lit(Outcome.REJECTED.value, _OUTCOME)).alias("outcome"),
     ).with_row_index("row")
@@ -192,69 +200,72 @@ def _settle(
 def _settle_repeats(rows: pl.DataFrame, input_path: Path) -> pl.DataFrame:
     """Of several rows for one customer the first is sent; where they disagree about source or account, none."""
     # A hash only nominates: two customers may share one. Equality of type and key decides below.
-    live = rows.filter(pl.col("outcome").is_null())
-    nominated = live.filter(pl.struct("identifier_type", "compare_key").hash().is_duplicated())
-    if nominated.is_empty():
-        return rows
     key = ["identifier_type", "compare_key"]
-    nominated = nominated.select("row", *key, "source", "account_id")
-    named = nominated.join(_row_names(input_path, nominated["row"]), on="row", how="left", maintain_order="left")
-    groups = (
-        named.group_by(key, maintain_order=True)
-        .agg(
-            pl.col("row"),
-            pl.col("name").head(_NAMED_ROWS + 1).alias("names"),
-            pl.len().alias("members"),
-            ((pl.col("source").n_unique() > 1) | (pl.col("account_id").n_unique() > 1)).alias("conflict"),
+    live = (
+        rows.select("row", *key, "source", "account_id", live=pl.col("outcome").is_null()).filter("live").drop("live")
+    )
+    hashes = live.select(pl.struct(key).hash()).to_series()
+    ordered = hashes.sort()
+    shared = ordered.filter(ordered == ordered.shift())
+    if shared.is_empty():
+        return rows
+    # Rows are in order, so the first of a group is its first row.
+    differs = pl.any_horizontal(pl.col(name) != pl.col(name).first() for name in ("source", "account_id"))
+    repeated = (
+        live.filter(hashes.is_in(shared.unique().implode()))
+        .select(
+            "row",
+            first=pl.col("row").first().over(key),
+            members=pl.len().over(key),
+            conflict=differs.any().over(key),
         )
         .filter(pl.col("members") > 1)
     )
-    members = groups.explode("row", empty_as_null=True, keep_nulls=True).with_columns(
-        pl.int_range(pl.len()).over(key).alias("place"),
+    conflicts = repeated.filter("conflict")
+    duplicates = repeated.filter(~pl.col("conflict"), pl.col("row") > pl.col("first"))
+    names = _row_names(input_path, pl.concat([conflicts["row"], duplicates["first"].unique()]))
+    settled = [_duplicates(duplicates, names)]
+    if conflicts.height:
+        settled.append(_conflicts(conflicts.join(names, on="row", how="left")))
+    return _apply(rows, pl.concat(settled))
+
+
+def _duplicates(rows: pl.DataFrame, names: pl.DataFrame) -> pl.DataFrame:
+    """What becomes of rows (`row`) that repeat another (`first`); for `_apply`."""
+    return rows.join(names, left_on="first", right_on="row", how="left").select(
+        "row",
+        pl.lit(Outcome.DUPLICATE.value, _OUTCOME).alias("new_outcome"),
+        pl.lit("dedupe.same_identifier").alias("new_reason"),
+        pl.format("the same customer stands at {}", "name").alias("new_message"),
     )
+
+
+def _conflicts(rows: pl.DataFrame) -> pl.DataFrame:
+    """What becomes of rows (`row`, `name`) that contradict others of their group (`first`, `members`); for `_apply`."""
+    named = rows.sort("row").group_by("first").agg(pl.col("name").head(_NAMED_ROWS + 1).alias("names"))
+    others = pl.col("names").list.set_difference(pl.concat_list("name")).list.head(_NAMED_ROWS).list.join(", ")
+    more = pl.col("members") - _NAMED_ROWS - 1
     settled = (
-        members.filter(pl.col("conflict") | (pl.col("place") > 0))
-        .join(named.select("row", "name"), on="row", how="left")
-        .select(
-            "row",
-            pl.when("conflict")
-            .then(pl.lit(Outcome.REJECTED.value))
-            .otherwise(pl.lit(Outcome.DUPLICATE.value))
-            .cast(_OUTCOME)
-            .alias("new_outcome"),
-            pl.when("conflict")
-            .then(pl.lit("dedupe.conflict"))
-            .otherwise(pl.lit("dedupe.same_identifier"))
-            .alias("new_reason"),
-            pl.when("conflict")
-            .then(
-                pl.format(
-                    "another source or account for the same customer stands at {}{}",
-                    pl.col("names").list.set_difference(pl.concat_list("name")).list.head(_NAMED_ROWS).list.join(", "),
-                    pl.when(pl.col("members") > _NAMED_ROWS + 1)
-                    .then(pl.format(" and {} more", pl.col("members") - _NAMED_ROWS - 1))
-                    .otherwise(pl.lit("")),
-                )
-            )
-            .otherwise(pl.format("the same customer stands at {}", pl.col("names").list.first()))
-            .alias("new_message"),
-        )
+        "row",
+        pl.lit(Outcome.REJECTED.value, _OUTCOME).alias("new_outcome"),
+        pl.lit("dedupe.conflict").alias("new_reason"),
+        pl.format(
+            "another source or account for the same customer stands at {}{}",
+            others,
+            pl.when(pl.col("members") > _NAMED_ROWS + 1).then(pl.format(" and {} more", more)).otherwise(pl.lit("")),
+        ).alias("new_message"),
     )
-    return _apply(rows, settled)
+    # The lists of names take room: not of all rows at once.
+    return pl.concat(part.join(named, on="first", how="left").select(settled) for part in rows.iter_slices(_SLICE))
 
 
 def _apply(rows: pl.DataFrame, settled: pl.DataFrame) -> pl.DataFrame:
     """Give the rows named in `settled` (row, new_outcome, new_reason, new_message) their outcome."""
     if settled.is_empty():
         return rows
-    return (
-        rows.join(settled, on="row", how="left", maintain_order="left")
-        .with_columns(
-            pl.coalesce("new_outcome", "outcome").alias("outcome"),
-            pl.coalesce("new_reason", "reason").alias("reason"),
-            pl.coalesce("new_message", "message").alias("message"),
-        )
-        .drop("new_outcome", "new_reason", "new_message")
+    found = rows.select("row").join(settled, on="row", how="left", maintain_order="left")
+    return rows.with_columns(
+        pl.coalesce(pl.lit(found[f"new_{name}"]), name).alias(name) for name in ("outcome", "reason", "message")
     )
 
 
@@ -423,13 +434,14 @@ def summarise(rows: pl.DataFrame, job: Job) -> Plan:
     """A plan in numbers; `rows` as `plan_rows` gives them."""
     routes = routes_of(job)
     live = (
-        rows.filter(pl.col("batch").is_not_null())
+        rows.select("identifier_type", "batch")
+        .filter(pl.col("batch").is_not_null())
         .group_by("identifier_type")
         .agg(pl.len(), pl.col("batch").min().alias("first"), pl.col("batch").max().alias("last"))
         .sort("first")
     )
     groups = tuple(Group(kind, routes[kind], count, first, last) for kind, count, first, last in live.iter_rows())
-    settled = rows.filter(pl.col("outcome").is_not_null())
+    settled = rows.select("outcome", "reason").filter(pl.col("outcome").is_not_null())
     return Plan(
         rows=rows.height,
         groups=groups,
@@ -471,13 +483,11 @@ def largest(plan: Plan, job: Job) -> int:
     return max((min(size, ROUTES[group.route].MAX_ROWS, group.rows) for group in plan.groups), default=0)
 
 
-def left(path: Path, plan: Plan, settled: bytearray) -> tuple[int, int]:
+def left(path: Path, settled: bytearray) -> tuple[int, int]:
     """How many rows, in how many batches, `batches` would yield."""
-    rows = requests = 0
-    for batch in batches(path, plan, settled):
-        rows += len(batch.rows)
-        requests += 1
-    return rows, requests
+    planned = pl.read_parquet(path, columns=["batch"]).to_series()
+    unsent = planned.filter(_unsent(settled)).drop_nulls()
+    return unsent.len(), unsent.n_unique()
 
 
 def hold(path: Path, settled: bytearray, issued: pl.LazyFrame, customers: pl.LazyFrame | None = None) -> pl.DataFrame:
@@ -490,17 +500,25 @@ def hold(path: Path, settled: bytearray, issued: pl.LazyFrame, customers: pl.Laz
         issued: The target's history without this run.
         customers: As for `draw`.
     """
-    columns = ["row", "identifier_type", "identifier", "compare_key", "source", "account_id", "batch"]
-    live = (
-        pl.read_parquet(path, columns=columns)
-        .filter(pl.col("batch").is_not_null())
-        .with_columns(pl.coalesce("compare_key", "identifier").alias("compare_key"))
-    )
-    unsent = pl.Series([settled[row] != SENT for row in live["row"]], dtype=pl.Boolean)
-    left_over = live.filter(unsent)
+    columns = ["row", "identifier_type", "identifier", "compare_key", "batch"]
     if customers is not None:
-        left_over = _with_customers(left_over, customers)
-    return held_by_history(left_over.lazy().drop("identifier", "source", "account_id", "batch"), issued, customers)
+        columns += _NULL_WHERE_EMPTY
+    left_over = (
+        pl.read_parquet(path, columns=columns)
+        .filter(_unsent(settled) & pl.col("batch").is_not_null())
+        .with_columns(pl.coalesce("compare_key", "identifier").alias("compare_key"))
+        .drop("identifier", "batch")
+    )
+    if customers is not None:
+        left_over = _with_customers(left_over.with_columns(pl.col(_NULL_WHERE_EMPTY).fill_null("")), customers)
+        left_over = left_over.drop(_NULL_WHERE_EMPTY)
+    return held_by_history(left_over.lazy(), issued, customers)
+
+
+def _unsent(settled: bytearray, start: int = 0, stop: int | None = None) -> pl.Series:
+    """Which rows are still to be sent."""
+    marks = pl.Series([bytes(settled[start:stop])], dtype=pl.Binary)
+    return marks.bin.reinterpret(dtype=pl.Array(pl.UInt8, len(marks[0]))).explode() != SENT
 
 
 def batches(path: Path, plan: Plan, settled: bytearray | None = None) -> Iterator[Batch]:
@@ -516,34 +534,35 @@ def batches(path: Path, plan: Plan, settled: bytearray | None = None) -> Iterato
     columns = ["row", "identifier", "source", "account_id", "batch"]
     for group in plan.groups:
         rest: pl.DataFrame | None = None
-        for start in range(0, plan.rows, _SLICE):
-            piece = (
-                pl.scan_parquet(path, glob=False)
-                .slice(start, _SLICE)
-                .filter(pl.col("batch").is_between(group.first, group.last))
-                .select(columns)
-                .collect()
-            )
-            if settled is not None:
-                unsent = pl.Series([settled[row] != SENT for row in piece["row"]], dtype=pl.Boolean)
-                piece = piece.filter(unsent)
+        for start in range(0, plan.rows, _ROW_GROUP):
+            piece = pl.scan_parquet(path, glob=False).select(columns).slice(start, _ROW_GROUP).collect()
+            wanted = piece["batch"].is_between(group.first, group.last)
+            piece = piece.filter(wanted if settled is None else wanted & _unsent(settled, start, start + _ROW_GROUP))
             if rest is not None:
                 piece = pl.concat([rest, piece])
             # The last batch of a piece may go on in the next one.
-            final = start + _SLICE >= plan.rows
+            final = start + _ROW_GROUP >= plan.rows
             whole = piece if final or piece.is_empty() else piece.filter(pl.col("batch") < piece["batch"][-1])
-            rest = None if final else piece.filter(pl.col("batch") == piece["batch"][-1]) if piece.height else piece
+            rest = None if final else piece.slice(whole.height)
             yield from _batches_of(whole, group)
 
 
 def _batches_of(rows: pl.DataFrame, group: Group) -> Iterator[Batch]:
-    if rows.is_empty():
-        return
     runs = rows["batch"].rle().struct.unnest()
-    places: Sequence[list[object]] = [rows[name].to_list() for name in ("row", "identifier", "source", "account_id")]
+    places, identifiers = rows["row"].to_list(), rows["identifier"].to_list()
+    sources, accounts = _texts(rows["source"]), _texts(rows["account_id"])
     start = 0
-    for length, number in zip(runs["len"].to_list(), runs["value"].to_list(), strict=True):
+    for length, number in runs.iter_rows():
         stop = start + length
-        row, identifier, source, account = (values[start:stop] for values in places)
-        yield Batch(number, group.route, group.identifier_type, row, identifier, source, account)  # type: ignore[arg-type] # lists of one type each, by the plan's schema
+        part = slice(start, stop)
+        yield Batch(
+            number, group.route, group.identifier_type, places[part], identifiers[part], sources[part], accounts[part]
+        )
         start = stop
+
+
+def _texts(cells: pl.Series) -> list[str]:
+    """A column as a list, empty text for null; often it is one text over and over, and then that is one object."""
+    if cells.n_unique() == 1:
+        return [cells[0] or ""] * cells.len()
+    return cells.fill_null("").to_list()

@@ -175,10 +175,10 @@ def _write_unsent(folder: Path, intake: Intake, target: str, out: Path) -> None:
     run = ledgers.Run(folder, run_id, target, intake.columns, intake.rows)
     names = sorted({LEDGER_OF[outcome] for outcome in (Outcome.REJECTED, Outcome.DUPLICATE)})
     try:
-        frames = ledgers.derive(run, journal, ledgers.Ending(completed=False))
+        pieces = ledgers.pieces(run, journal, ledgers.Ending(completed=False))
         out.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with ledgers.writing(run, out, names) as append:
-            for frame in frames:
-                append(frame.filter(frame["_bi_batch"].is_null()))
+        with ledgers.writing(run, out, names) as (append, _):
+            for piece in pieces:
+                append(piece.only(pl.col("_bi_batch").is_null()))
     finally:
         journal.close()

@@ -124,7 +124,7 @@ def resume(
                 recover(session.state, without=manifest.run_id)
                 known = customers.memory_of(loaded).known() if loaded.job.identifiers.resolve_customers else None
                 held, newly = _hold(folder, manifest.run_id, journal, marks, session.state, known=known)
-                rows, requests = plan.left(folder / "plan.parquet", drawn, marks)
+                rows, requests = plan.left(folder / "plan.parquet", marks)
             if rows:
                 say(
                     f"{rows} rows are left to send, in {requests} requests; {sent} were sent "

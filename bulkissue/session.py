@@ -85,7 +85,7 @@ class Session:
         self._enter("open", self._commits())
         runfolder.write_manifest(self.folder, msgspec.structs.replace(self.manifest, state="running", stop=None))
         settings = self.loaded.job
-        rows = drawn.to_send if marks is None else plan.left(self.folder / "plan.parquet", drawn, marks)[0]
+        rows = drawn.to_send if marks is None else plan.left(self.folder / "plan.parquet", marks)[0]
         logs.get().info("run.started", run=self.manifest.run_id, target=self.manifest.target, rows=rows)
         try:
             with signals_as_before():

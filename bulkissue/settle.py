@@ -116,14 +116,13 @@ def settlements(words: Sequence[Word], unknown: pl.DataFrame, at: int) -> list[S
     Raises:
         UsageRefused: A word names no unknown row, or several.
     """
-    places = {
-        (file, number): row
-        for row, file, number in unknown.select("_bi_place", "_bi_source_file", "_bi_row").iter_rows()
-    }
+    places: dict[int, list[tuple[str, int]]] = {}
+    for row, file, number in unknown.select("_bi_place", "_bi_source_file", "_bi_row").iter_rows():
+        places.setdefault(number, []).append((file, row))
     entries = []
     for word in words:
         name = f"{word.file}:{word.row}" if word.file else str(word.row)
-        found = [row for (file, number), row in places.items() if number == word.row and word.file in {"", file}]
+        found = [row for file, row in places.get(word.row, ()) if word.file in {"", file}]
         if not found:
             raise UsageRefused(f"row {name} is not among this run's unknown rows", hint="unknown.csv lists them")
         if len(found) > 1:

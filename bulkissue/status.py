@@ -15,7 +15,7 @@ import msgspec
 from bulkissue import history, runfolder
 from bulkissue.errors import StateRefused
 from bulkissue.jobfile import load
-from bulkissue.journal import Attempt, Journal
+from bulkissue.journal import Journal
 from bulkissue.outcomes import Outcome
 from bulkissue.plan import load as load_plan
 from bulkissue.runfolder import Manifest
@@ -81,7 +81,7 @@ def read(folder: Path) -> Status:
     if journal is not None:
         try:
             requests, attempts = journal.requests_and_attempts()
-            rate = _count(list(journal.attempts()), answered, died=state == "interrupted")
+            rate = _count(journal, answered, died=state == "interrupted")
             for event in journal.events():
                 if event.name == "service.throttled":
                     waits += 1
@@ -141,20 +141,21 @@ def _standing(folder: Path) -> tuple[Manifest, runfolder.State]:
     return manifest, manifest.state
 
 
-def _count(attempts: list[Attempt], answered: Counter[str], *, died: bool) -> float:
+def _count(journal: Journal, answered: Counter[str], *, died: bool) -> float:
     """Count rows by outcome into `answered`; the rows per minute that were answered in the last minute of sending."""
-    last = max((attempt.answered_at or 0 for attempt in attempts), default=0)
-    first, recent = last, 0
-    for attempt in attempts:
-        size = len(attempt.rows)
-        if attempt.results is None:
-            if died and attempt.void is None:  # nobody is left to hear an answer
+    first = last = journal.last_answer()
+    recent = 0
+    for size, sent_at, answered_at, void, outcome in journal.outcomes():
+        if outcome is None:
+            if died and void is None:  # nobody is left to hear an answer
                 answered[Outcome.UNKNOWN] += size
             continue
-        outcome = attempt.results.outcome
-        answered.update([outcome] * size if isinstance(outcome, str) else outcome)
-        if (attempt.answered_at or 0) > last - _RATE_WINDOW_MS:
-            first = min(first, attempt.sent_at)
+        if isinstance(outcome, str):
+            answered[outcome] += size
+        else:
+            answered.update(outcome)
+        if (answered_at or 0) > last - _RATE_WINDOW_MS:
+            first = min(first, sent_at)
             recent += size
     # A run of two seconds has answered its rows in two seconds, not in a minute.
     return recent * _RATE_WINDOW_MS / min(max(last - first, 1), _RATE_WINDOW_MS)

@@ -22,6 +22,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bulkissue import attempts
 from bulkissue import journal as journal_module
 from bulkissue.errors import StateRefused
 from bulkissue.journal import (
@@ -267,6 +268,29 @@ def test_marks(path: Path) -> None:
     assert list(journal.marks(6)) == [ONLY_VOID, SENT, SENT, SENT, ONLY_VOID, NEVER_SENT]
     with pytest.raises(StateRefused, match="rows that the run does not have"):
         journal.marks(4)
+    journal.close()
+
+
+def test_what_only_counts(path: Path) -> None:
+    """Outcomes and the last answer's time are told without the rows."""
+    journal = Journal.create(path, **RUN)
+    assert (journal.last_answer(), list(journal.outcomes())) == (0, [])
+    failed = RowResult(Outcome.FAILED, "api.8015")
+    journal.write(
+        [
+            *(Intent(number, number, rows, number) for number, rows in enumerate([[0, 1], [2], [3, 4, 5], [6, 7]], 1)),
+            Answer(1, 12, None, Results.of([PROOF, failed])),
+            Answer(2, 15, "http.429", None),
+            Answer(4, 13, None, Results.of([failed, failed])),
+        ]
+    )
+    assert journal.last_answer() == 15
+    assert sorted(journal.outcomes(), key=lambda one: one[1]) == [
+        (2, 1, 12, None, ["succeeded", "failed"]),
+        (1, 2, 15, "http.429", None),
+        (3, 3, None, None, None),
+        (2, 4, 13, None, "failed"),
+    ]
     journal.close()
 
 
@@ -587,7 +611,10 @@ def test_refuses_damaged_values(path: Path, damage: str) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(damage)
     journal = Journal.look(path, **RUN)
-    for read in (lambda: numbers(journal), lambda: journal.marks(1_000)):
+    reads = [lambda: numbers(journal), lambda: list(attempts.read(journal, [(1, 3)]))]
+    # Each looks at no more than it needs.
+    reads.append((lambda: journal.marks(1_000)) if "rows" in damage else (lambda: list(journal.outcomes())))
+    for read in reads:
         with pytest.raises(StateRefused, match="cannot be read"):
             read()
     journal.leave()

@@ -37,6 +37,7 @@ from bulkissue.exchange import MaybeSent, NotSent, Reply, Request, Sending
 IDLE_SECONDS = 2.0
 #: Bytes, decompressed. No honest answer is longer.
 LONGEST_BODY = 32 << 20
+_REQUEST_ID = frozenset({b"x-cap-requestid", b"x-cap-request-id"})
 _LONGEST_REQUEST_ID = 128
 
 #: Raised before the first byte of the request, and only then.
@@ -101,12 +102,15 @@ class Lane:
         self._transport = transport or _transport(base, connect_timeout=connect_timeout, trust_env=trust_env)
         self._read_timeout = read_timeout
         self._longest = 2 * connect_timeout + read_timeout  # ample: the transport bounds the connecting itself
-        self._headers = [
+        self._always = [
             (b"Host", base.netloc),
             (b"Accept", b"application/json"),
             (b"Accept-Encoding", b"gzip"),
             (b"User-Agent", f"bulkissue/{__version__}".encode()),
         ]
+        # Those of the last request and what they were made for: they change with the token.
+        self._made_for: tuple[Mapping[str, str], bool] | None = None
+        self._made = httpx.Headers()
         self._urls: dict[str, httpx.URL] = {}
 
     def build(self, request: Request, headers: Mapping[str, str]) -> Prepared:
@@ -120,18 +124,11 @@ class Lane:
         Raises:
             SettingsRefused: A header's value cannot be sent.
         """
-        raw = list(self._headers)
-        for name, value in headers.items():
-            if not (value.isascii() and value.isprintable() and value == value.strip()):
-                raise SettingsRefused(f"the header {name} cannot be sent: its value is not plain printable text")
-            raw.append((name.encode("ascii"), value.encode("ascii")))
-        if request.body is not None:
-            raw += (b"Content-Type", b"application/json"), (b"Content-Length", b"%d" % len(request.body))
         return Prepared(
             httpx.Request(
                 request.method,
                 self._url(request),
-                headers=raw,
+                headers=self._headers(headers, with_body=request.body is not None),
                 stream=httpx.ByteStream(request.body or b""),
             )
         )
@@ -158,13 +155,11 @@ class Lane:
             if reason := _NOT_SENT.get(type(trouble)):
                 return NotSent(reason)
             return MaybeSent(_MAYBE_SENT.get(type(trouble), "net.unexpected"))
-        headers = response.headers
-        request_id = headers.get("x-cap-requestid") or headers.get("x-cap-request-id") or ""
         return Reply(
             response.status_code,
             content,
-            "".join(filter(str.isprintable, request_id))[:_LONGEST_REQUEST_ID],
-            _retry_after(headers) if response.status_code >= 400 else None,
+            _request_id(response.headers),
+            _retry_after(response.headers) if response.status_code >= 400 else None,
         )
 
     async def close(self) -> None:
@@ -174,6 +169,19 @@ class Lane:
     async def _drop(self) -> None:
         with suppress(Exception):  # it is being given up; how it ends does not matter
             await self._transport.aclose()
+
+    def _headers(self, credentials: Mapping[str, str], *, with_body: bool) -> httpx.Headers:
+        if self._made_for == (credentials, with_body):
+            return self._made
+        raw = list(self._always)
+        for name, value in credentials.items():
+            if not (value.isascii() and value.isprintable() and value == value.strip()):
+                raise SettingsRefused(f"the header {name} cannot be sent: its value is not plain printable text")
+            raw.append((name.encode("ascii"), value.encode("ascii")))
+        if with_body:
+            raw.append((b"Content-Type", b"application/json"))
+        self._made_for, self._made = (dict(credentials), with_body), httpx.Headers(raw)
+        return self._made
 
     def _url(self, request: Request) -> httpx.URL:
         if request.query:
@@ -186,22 +194,21 @@ class Lane:
 
 async def _whole(response: httpx.Response) -> bytes:
     """The decompressed body. A longer one than any honest answer is treated like one that is no HTTP."""
+    # Not `aiter_bytes`, which costs more than aiohttp's parsing and unpacks a part without a limit.
+    stream = cast("httpx.AsyncByteStream", response.stream)
     parts = []
     size = 0
     try:
-        # Not `aiter_bytes`, which costs more than aiohttp's parsing and unpacks a part without a limit.
-        async for part in cast("httpx.AsyncByteStream", response.stream):
+        async for part in stream:
             size += len(part)
             if size > LONGEST_BODY:
                 raise httpx.RemoteProtocolError("the answer is too long")
             parts.append(part)
     finally:
-        await response.aclose()
+        await stream.aclose()
     body = b"".join(parts)
     # Nothing but gzip was asked for: another encoding is an answer that nobody can read.
-    if body and response.headers.get("content-encoding", "").lower() == "gzip":
-        return _unpacked(body)
-    return body
+    return _unpacked(body) if body and _has(response.headers, b"content-encoding", b"gzip") else body
 
 
 def _unpacked(body: bytes) -> bytes:
@@ -213,6 +220,18 @@ def _unpacked(body: bytes) -> bytes:
     if not unpacking.eof:
         raise httpx.DecodingError("the answer is half a gzip, or too long")
     return unpacked
+
+
+def _has(headers: httpx.Headers, name: bytes, value: bytes) -> bool:
+    return any(found.lower() == name and said.strip().lower() == value for found, said in headers.raw)
+
+
+def _request_id(headers: httpx.Headers) -> str:
+    # Of the raw lines: looking a name up in httpx's headers costs more than everything else here.
+    for name, value in headers.raw:
+        if name.lower() in _REQUEST_ID and value:
+            return "".join(filter(str.isprintable, value.decode("latin-1")))[:_LONGEST_REQUEST_ID]
+    return ""
 
 
 def _retry_after(headers: httpx.Headers) -> float | None:

@@ -26,6 +26,7 @@ import ssl
 from asyncio.trsock import TransportSocket
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from functools import lru_cache
 
 import aiohttp
 import httpx
@@ -34,8 +35,6 @@ from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 from yarl import URL
 
-#: aiohttp adds these where they are missing.
-_NOT_ADDED = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
 #: Bytes. aiohttp's own 8 KB are less than some gateways send.
 _LONGEST_HEADER = 1 << 16
 
@@ -44,8 +43,10 @@ class Transport(httpx.AsyncBaseTransport):
     """
     One connection, opened when needed and used again while it is good; for one request at a time.
 
-    A request's extension `connected` is called when there is a connection and the first byte is about to be written.
-    No limit is set to the answer's time or size: whoever reads it does. After `aclose` it may be used again.
+    A request has its body in memory. Its headers are sent as they are, with aiohttp's Content-Length; where it has no
+    Accept, Accept-Encoding or User-Agent, or a body without a Content-Type, aiohttp adds its own. Its extension
+    `connected` is called when there is a connection and the first byte is about to be written. No limit is set to the
+    answer's time or size: whoever reads it does. After `aclose` it may be used again.
 
     Args:
         context: For TLS, to the proxy too.
@@ -74,14 +75,15 @@ class Transport(httpx.AsyncBaseTransport):
         """
         connector, session = self._opened()
         connector.expect(request.extensions.get("connected", lambda: None))
-        url = request.url
+        body = request.read() or None
         try:
             answer = await session.request(
                 request.method,
-                URL(f"{url.scheme}://{url.netloc.decode()}{url.raw_path.decode()}", encoded=True),
+                _as_it_is(request.url),
                 headers=[(name.decode(), value.decode()) for name, value in request.headers.raw],
-                data=await request.aread() or None,
+                data=body,
                 allow_redirects=False,
+                skip_auto_headers=None if body else ("Content-Type",),
             )
         except aiohttp.ClientError as trouble:
             raise _lost(trouble, connector.protocol) from None
@@ -105,7 +107,6 @@ class Transport(httpx.AsyncBaseTransport):
             self._session = aiohttp.ClientSession(
                 connector=self._connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                skip_auto_headers=_NOT_ADDED,
                 auto_decompress=False,
                 max_line_size=_LONGEST_HEADER,
                 max_field_size=_LONGEST_HEADER,
@@ -113,6 +114,12 @@ class Transport(httpx.AsyncBaseTransport):
                 proxy=self._proxy,
             )
         return self._connector, self._session
+
+
+@lru_cache(maxsize=4)
+def _as_it_is(url: httpx.URL) -> URL:
+    # aiohttp would quote it once more.
+    return URL(f"{url.scheme}://{url.netloc.decode()}{url.raw_path.decode()}", encoded=True)
 
 
 class _Connector(aiohttp.TCPConnector):

@@ -10,8 +10,10 @@ from tempfile import TemporaryDirectory
 import polars as pl
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
 
 from bulkissue.identifiers import ambiguous_mobiles, identify
+from bulkissue.identifiers import identified as at_once
 from bulkissue.intake import take_in
 from bulkissue.job import IdentifiersSection, InputSection
 from bulkissue.outcomes import IDENTIFIER_TYPES, REASONS
@@ -53,6 +55,41 @@ def test_every_row_has_an_identifier_or_a_reason(role, values, code):
             assert re.fullmatch(SHAPES[role], identifier)
             if role == "id":
                 assert int(identifier) < 2**63
+
+
+numbers = st.integers(10**7, 10**16).map(str)
+usual = st.one_of(
+    numbers, st.sampled_from(["1234567890123", "A@ex.com", "é@ex.com", "id-7", "007", "a@b.c", "0" * 51]), cells
+)
+sources = st.sampled_from(["INSTORE", "WEB_ENGAGE", "instore", "web engage", " ALL", "", None, "POS"])
+types = st.sampled_from([*IDENTIFIER_TYPES, "Mobile", " email", "external id", "", None, "fax"])
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.data(), st.sampled_from(["wide", "long", "values"]), st.integers(0, 12))
+def test_the_short_way_leads_to_the_same_end(data, form, height):
+    """Rows in order as they stand, among others, get what the rules give them: every column, in the same order."""
+    columns = {
+        "wide": {"mobile": "a", "email": "b", "id": "c"},
+        "long": {"identifier_type": "t", "identifier": "a"},
+        "values": {"identifier": "a"},
+    }[form] | data.draw(st.sampled_from([{}, {"source": "s"}, {"source": "s", "account_id": "n"}]))
+    kinds = {"t": types, "s": sources, "n": cells, "_bi_reason": st.sampled_from([None, None, "validate.ragged_line"])}
+    names = [*columns.values(), "_bi_reason"]
+    drawn = {name: data.draw(st.lists(kinds.get(name, usual), min_size=height, max_size=height)) for name in names}
+    rows = pl.DataFrame(
+        {**drawn, "_bi_message": drawn["_bi_reason"]}, schema=dict.fromkeys([*names, "_bi_message"], pl.String)
+    )
+    options = IdentifiersSection(
+        default_type=data.draw(st.sampled_from([*IDENTIFIER_TYPES, *([] if form == "values" else [None])])),
+        default_source=data.draw(st.sampled_from([None, "INSTORE", "MOBILE_APP"])),
+        country_code=data.draw(st.sampled_from([None, "91", "123"])),
+        national_length=data.draw(st.sampled_from([10, 9, 13])),
+    )
+    known = data.draw(st.sampled_from([None, ("INSTORE", "WEB_ENGAGE", "ALL")]))
+    carried = {kind: known for kind in IDENTIFIER_TYPES if data.draw(st.booleans())}
+    given_by_rules = identify(rows.lazy(), columns, form, options, carried).collect()
+    assert_frame_equal(at_once(rows, columns, form, options, carried), given_by_rules)
 
 
 @calm
