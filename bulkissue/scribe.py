@@ -54,13 +54,12 @@ class Scribe:
     async def _commit(self) -> None:
         loop = asyncio.get_running_loop()
         while self._gathered:
-            taken, self._gathered = self._gathered, []
-            if self._trouble is not None:
-                # An intent that got through now would be sent, although the journal has just lost an entry.
-                _tell([note for note in taken if isinstance(note[0], Intent)], self._trouble)
-                taken = [note for note in taken if not isinstance(note[0], Intent)]
+            taken: list[_Note] = []
             trouble: Exception | None = None
             try:
+                # Whoever is about to note something comes along: a commit for each would cost more than the sending.
+                await asyncio.sleep(0)
+                taken = self._take()
                 await loop.run_in_executor(self._thread, self._journal.write, [entry for entry, _ in taken])
             except asyncio.CancelledError:
                 # The whole program is being torn down: nobody may wait for ever for what is not known any more.
@@ -77,6 +76,14 @@ class Scribe:
                         reached("answer.noted")
             _tell(taken, trouble)
         self._committing = None
+
+    def _take(self) -> list[_Note]:
+        taken, self._gathered = self._gathered, []
+        if self._trouble is None:
+            return taken
+        # An intent that got through now would be sent, although the journal has just lost an entry.
+        _tell([note for note in taken if isinstance(note[0], Intent)], self._trouble)
+        return [note for note in taken if not isinstance(note[0], Intent)]
 
     async def close(self) -> None:
         """
