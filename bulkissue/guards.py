@@ -94,7 +94,10 @@ class Guards:
 
     def settled(self, results: Results, rows: int, stop: str = "") -> Halt | None:
         """So many rows got their results; `stop` is the refusal among them that every row would meet, if there is."""
-        self.tally.rows.update(results.outcomes(rows))
+        if isinstance(results.outcome, str):
+            self.tally.rows[results.outcome] += rows
+        else:
+            self.tally.rows.update(results.outcome)
         if stop:
             return Halt.by("guard.refusal", stop)
         return self._judge()

@@ -5,7 +5,6 @@ Everything that counts rows imports its words from here. It must never gain an o
 changelog entry: ledgers and users' scripts name them.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Self
@@ -186,10 +185,6 @@ class Results(msgspec.Struct, frozen=True, gc=False):
     def any(self, outcome: Outcome) -> bool:
         """Whether any row ended so."""
         return outcome in ([self.outcome] if isinstance(self.outcome, str) else self.outcome)
-
-    def outcomes(self, rows: int) -> Counter[str]:
-        """How many of so many rows ended how."""
-        return Counter({self.outcome: rows}) if isinstance(self.outcome, str) else Counter(self.outcome)
 
     def reasons(self) -> list[str]:
         """Every reason once, sorted."""

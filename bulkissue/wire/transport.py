@@ -24,9 +24,9 @@ import select
 import socket
 import ssl
 from asyncio.trsock import TransportSocket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
-from functools import lru_cache
+from typing import cast
 
 import aiohttp
 import httpx
@@ -74,12 +74,15 @@ class Transport(httpx.AsyncBaseTransport):
             httpx.TransportError: Anything else. The request may have been sent.
         """
         connector, session = self._opened()
+        url = request.url
         connector.expect(request.extensions.get("connected", lambda: None))
-        body = request.read() or None
+        # Not `request.read`, which spends 10 µs on finding out that this can be iterated.
+        body = b"".join(cast("Iterable[bytes]", request.stream)) or None
         try:
             answer = await session.request(
                 request.method,
-                _as_it_is(request.url),
+                # As it is: aiohttp would quote it once more.
+                URL(f"{url.scheme}://{url.netloc.decode()}{url.raw_path.decode()}", encoded=True),
                 headers=[(name.decode(), value.decode()) for name, value in request.headers.raw],
                 data=body,
                 allow_redirects=False,
@@ -114,12 +117,6 @@ class Transport(httpx.AsyncBaseTransport):
                 proxy=self._proxy,
             )
         return self._connector, self._session
-
-
-@lru_cache(maxsize=4)
-def _as_it_is(url: httpx.URL) -> URL:
-    # aiohttp would quote it once more.
-    return URL(f"{url.scheme}://{url.netloc.decode()}{url.raw_path.decode()}", encoded=True)
 
 
 class _Connector(aiohttp.TCPConnector):
