@@ -32,7 +32,7 @@ _PART = 1 << 20
 _OUTCOME = pl.Enum([outcome.value for outcome in Outcome])
 _NOT_ISSUED = (Outcome.FAILED, Outcome.REJECTED, Outcome.NOT_ATTEMPTED)
 
-#: What each row has of its own; the other ledger columns are mostly alike in neighbouring rows.
+#: What each row has of its own; the other ledger columns are mostly alike for the rows of an attempt.
 _OWN = ("_bi_place", "_bi_compare_key", "_bi_row", "_bi_identifier", "_bi_customer_id", "_bi_reference")
 #: The same, by the names they have while they are reckoned.
 _OWN_BEFORE = {"row", "compare_key", "_bi_row", "identifier", "got_customer_id", "got_reference", "settled_reference"}
@@ -99,13 +99,13 @@ class Run:
 @dataclass(frozen=True, slots=True)
 class Piece:
     """
-    Some rows with their outcomes. What neighbouring rows share stands once: it is reckoned and written once.
+    Some rows with their outcomes. What the rows of an attempt share stands once: it is reckoned and made text once.
 
     Attributes:
         cells: The input's columns.
         own: The columns of `_OWN`, a line for each row.
-        shared: The other columns of `LEDGER_COLUMNS`, a line for each run of neighbours that have them alike.
-        line: For each row its line of `shared`, ascending.
+        shared: The other columns of `LEDGER_COLUMNS`, a line for each group of rows that have them alike.
+        line: For each row its line of `shared`.
     """
 
     cells: pl.DataFrame
@@ -300,7 +300,7 @@ def derive(run: Run, journal: Journal, ending: Ending) -> Iterator[pl.DataFrame]
 
 
 def pieces(run: Run, journal: Journal, ending: Ending) -> Iterator[Piece]:
-    """As `derive`, with what neighbouring rows share standing once."""
+    """As `derive`, with what the rows of an attempt share standing once."""
     settled = _settlements(journal)
     held = pl.DataFrame(
         [(item.row, item.reason, item.message) for item in journal.held()],
@@ -393,11 +393,17 @@ def _reckoned(cells: pl.DataFrame, joined: pl.DataFrame, found: pl.DataFrame, ru
         if name not in joined.columns:
             joined = joined.with_columns(found[name].gather(joined["attempt"]))
     told = [name for name in joined.columns if name not in _OWN_BEFORE and joined[name].null_count() < joined.height]
+    # Rows of one attempt may lie apart, where the input mixes identifier types: for this they stand together.
+    order = joined["attempt"].arg_sort()
+    together = joined.select(pl.col(told).gather(order))
     differs = [pl.col(name).ne_missing(pl.col(name).shift()) for name in told]
     first = pl.int_range(pl.len()) == 0
-    begins = joined.select(pl.any_horizontal(first, *differs)).to_series()
-    line = begins.cast(pl.UInt32).cum_sum() - 1
-    heads = joined.filter(begins).with_columns(line.rle().struct.field("len").alias("rows"))
+    begins = together.select(pl.any_horizontal(first, *differs)).to_series()
+    lines = begins.cast(pl.UInt32).cum_sum() - 1
+    line = lines.gather(order.arg_sort())
+    heads = joined.select(pl.all().gather(order.filter(begins))).with_columns(
+        lines.rle().struct.field("len").alias("rows")
+    )
     heads = heads.hstack(found.select(pl.exclude(joined.columns).gather(heads["attempt"])))
     _refuse_contradictions(heads, ending, run)
     own = joined.select(
