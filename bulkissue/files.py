@@ -132,22 +132,24 @@ class KernelLock:
         """
         Take the lock and write `holder` into the file; False where another process has it.
 
-        Waits a tenth of a second at most, as somebody may only be asking (`is_held`).
+        Waits a tenth of a second at most, as somebody may only be asking (`is_held`). What is locked is the file that
+        has the name then, and not one that was replaced while the lock was taken.
         """
-        handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            for _ in range(20):
-                with suppress(BlockingIOError):
+        for _ in range(20):
+            handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                with suppress(BlockingIOError, FileNotFoundError):
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    os.ftruncate(handle, 0)
-                    os.pwrite(handle, holder.encode(), 0)
-                    self._handle = handle
-                    return True
-                time.sleep(0.005)
-            return False
-        finally:
-            if self._handle != handle:
-                os.close(handle)
+                    if os.path.samestat(os.fstat(handle), self.path.stat()):
+                        os.ftruncate(handle, 0)
+                        os.pwrite(handle, holder.encode(), 0)
+                        self._handle = handle
+                        return True
+            finally:
+                if self._handle != handle:
+                    os.close(handle)
+            time.sleep(0.005)
+        return False
 
     def is_held(self) -> bool:
         """Whether some process holds it at this moment; leaves no trace, and `take` bears with it."""

@@ -22,7 +22,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -262,20 +262,6 @@ def _run_that_may_have_sent(runs_dir: Path) -> tuple[str, str] | None:
     return None
 
 
-class _Lock(KernelLock):
-    """A kernel lock on the file that has the name now, and not on one that was replaced while it was taken."""
-
-    def take(self, holder: str) -> bool:
-        for _ in range(3):
-            if not super().take(holder):
-                return False
-            with suppress(FileNotFoundError):
-                if self._handle is not None and os.path.samestat(os.fstat(self._handle), self.path.stat()):
-                    return True
-            self.give_back()
-        return False
-
-
 @contextmanager
 def run_locked(folder: Path, run_id: str) -> Iterator[None]:
     """
@@ -288,7 +274,7 @@ def run_locked(folder: Path, run_id: str) -> Iterator[None]:
         TargetLocked: Another process is at work on the run.
         StateRefused: The folder is missing.
     """
-    lock = _Lock(folder / ".lock")
+    lock = KernelLock(folder / ".lock")
     try:
         taken = lock.take("")  # who holds it stands in the target's lock; looking at a run changes nothing in it
     except (FileNotFoundError, NotADirectoryError) as trouble:
@@ -326,7 +312,7 @@ def locked(state_dir: Path, target: Target, run_id: str) -> Iterator[TargetState
                 folder = state_dir / name
                 for part in (folder, folder / "runs", folder / "history"):
                     make_folder(part)
-                lock = _Lock(folder / "lock")
+                lock = KernelLock(folder / "lock")
                 # Never waits, so that two runs taking the same two locks cannot wait for each other.
                 if not lock.take(holder):
                     raise TargetLocked(

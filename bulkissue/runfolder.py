@@ -17,7 +17,7 @@ import msgspec
 
 import bulkissue
 from bulkissue.errors import StateRefused, UsageRefused
-from bulkissue.files import make_folder, sha256, write_whole
+from bulkissue.files import make_folder, sha256, sync_folder, write_whole
 
 FORMAT = 1
 MANIFEST = "run.json"
@@ -145,10 +145,17 @@ def new_run_id() -> str:
 
 
 def make_run_folder(runs_dir: Path, run_id: str) -> Path:
-    """The new run's folder, mode 0700, on the disk."""
+    """
+    The new run's folder, mode 0700, on the disk.
+
+    Raises:
+        FileExistsError: Another run has it.
+    """
     make_folder(runs_dir)
     folder = runs_dir / run_id
-    make_folder(folder)
+    folder.mkdir(mode=0o700)
+    sync_folder(folder)
+    sync_folder(runs_dir)
     return folder
 
 
