@@ -101,9 +101,11 @@ class Dispatch:
         try:
             ends = await asyncio.gather(*self._tasks, return_exceptions=True)
         finally:
-            for lane in self._lanes:
-                await lane.close()
-            await self._scribe.close()
+            try:
+                await self._scribe.close()
+            finally:
+                for lane in self._lanes:
+                    await lane.close()
         for ended in ends:
             if isinstance(ended, Exception):
                 raise ended

@@ -149,7 +149,7 @@ class Lane:
                 content = await _whole(response)
         except BaseException as trouble:
             # aiohttp has let go of the connection already; that it is never used again does not rest on it.
-            await self._drop()
+            await self.close()
             if not isinstance(trouble, Exception):
                 raise
             if reason := _NOT_SENT.get(type(trouble)):
@@ -163,11 +163,8 @@ class Lane:
         )
 
     async def close(self) -> None:
-        """Close the connection."""
-        await self._transport.aclose()
-
-    async def _drop(self) -> None:
-        with suppress(Exception):  # it is being given up; how it ends does not matter
+        """Close the connection. How that ends does not matter: what was sent on it is answered, or given up."""
+        with suppress(Exception):
             await self._transport.aclose()
 
     def _headers(self, credentials: Mapping[str, str], *, with_body: bool) -> httpx.Headers:
