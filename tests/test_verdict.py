@@ -427,3 +427,23 @@ def test_references_and_details():
         verdict("coupon", reply(200, {**PROOFS["coupon"], "validTill": "2026-05-09T00:00:00Z"})).results, 1
     )
     assert (result.customer_id, result.reference, result.valid_till) == ("7", "ABC", "2026-05-09T00:00:00Z")
+
+
+@pytest.mark.parametrize("ours", ["20261121093015123456", "9" * 240])
+def test_a_promotion_identifier_that_is_a_long_number(ours):
+    """An identifier of more digits than an integer has is text like any other, and its rows' proofs count."""
+    item = {"result": {"entityId": 7, "earnedId": "2", "promoIdentifier": ours}, "errors": [], "warnings": []}
+    offer = Offer("earn", program_id="1", promo_identifier=ours)
+    assert only(judge(reply(200, {"response": [item]}), batch("bulk", "7"), ROUTES["bulk"], offer)) == (
+        Outcome.SUCCEEDED,
+        "answer.proof",
+    )
+
+
+@pytest.mark.parametrize(("ours", "stated"), [("071", 71), ("٧١", 71), ("071", "71")])
+def test_a_promotion_identifier_that_looks_like_a_number(ours, stated):
+    """An identifier is ours digit by digit: 71 does not name the promotion "071"."""
+    item = {"result": {"entityId": 7, "earnedId": "2", "promoIdentifier": stated}, "errors": [], "warnings": []}
+    offer = Offer("earn", program_id="1", promo_identifier=ours)
+    found = judge(reply(200, {"response": [item]}), batch("bulk", "7"), ROUTES["bulk"], offer)
+    assert only(found) == (Outcome.UNKNOWN, "answer.foreign")

@@ -6,6 +6,7 @@ ids the items' own `entityId` is. Nothing here may give one customer's proof to 
 """
 
 import functools
+import re
 from collections import Counter
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -46,6 +47,7 @@ DOUBTFUL = frozenset({"8896"})
 STOPPING = frozenset({"1101", "8874", "8892", "8902", "8901", "8881", "8899", "1212", "4000", "11013"})
 WHOLE = frozenset({"1101", "8874", "8881", "8892", "8899", "8901", "8902", "1060"})
 
+_NUMBER = re.compile(r"[1-9][0-9]{0,17}")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -175,7 +177,8 @@ def _plain_success(offer: Offer) -> Callable[[bytes], Any]:
         ("programId", offer.program_id),
     ):
         if ours:
-            as_number = (int(ours),) if ours.isdecimal() else ()
+            # As `differs` takes it, "071" is not 71. A longer number than msgspec knows is left to `differs`.
+            as_number = (int(ours),) if _NUMBER.fullmatch(ours) else ()
             result.append((name, Literal[*as_number, ours] | None, None))
     proof = "issualId" if offer.effect == "enrol" else "earnedId"
     result_type = msgspec.defstruct("Result", result, rename={"proof": proof, "customer": "entityId"}, gc=False)

@@ -47,7 +47,8 @@ def answers(draw: Callable[..., Any], ids: list[str]) -> bytes:
         item = draw(st.sampled_from(items))
         match draw(st.sampled_from(["field", "errors", "warnings", "result", "failureCount", "length", "order"])):
             case "field" if isinstance(item["result"], dict):
-                item["result"] |= {draw(st.sampled_from([*result, *named, "other"])): draw(ODD)}
+                changed = draw(st.sampled_from([*result, *named, "other"]))
+                item["result"] = {**item["result"], changed: draw(ODD)}  # it may be one of ODD's own
             case "errors" | "warnings" as name:
                 item[name] = draw(ODD_LIST)
             case "result":
