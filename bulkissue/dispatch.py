@@ -21,6 +21,7 @@ from bulkissue.exchange import Batch, MaybeSent, NotSent, Reply, Sending
 from bulkissue.guards import Guards, Halt, Tally
 from bulkissue.job import LimitsSection
 from bulkissue.journal import Answer, Event, Intent, Journal
+from bulkissue.outcomes import REASONS, Outcome, Results
 from bulkissue.scribe import Scribe
 from bulkissue.verdict import Verdict, judge
 from bulkissue.wire.auth import Auth, CredentialsRefused, TokenUnavailable
@@ -254,7 +255,12 @@ class Dispatch:
         then. It is in the journal before any later intent is, so before its rows can be sent again.
         """
         reached("answer.received")
-        verdict = judge(sending, batch, ROUTES[batch.route], self._offer)
+        try:
+            verdict = judge(sending, batch, ROUTES[batch.route], self._offer)
+        except Exception:
+            # A fault of ours, which ends the run. It must not cost the answer as well.
+            self._scribe.put(_unjudged(number, sending))
+            raise
         self._scribe.put(_answer(number, sending, verdict))
         self._say(batch, verdict)
         if isinstance(sending, NotSent):
@@ -335,6 +341,13 @@ def _answer(number: int, sending: Sending, verdict: Verdict) -> Answer:
         verdict.request_id,
         body,
     )
+
+
+def _unjudged(number: int, sending: Sending) -> Answer:
+    reason = "answer.unreadable"
+    results = Results(Outcome.UNKNOWN.value, reason, REASONS[reason])
+    reply = sending if isinstance(sending, Reply) else Reply(0, b"")
+    return Answer(number, _now(), None, results, reply.status, reply.request_id, reply.body)
 
 
 def _now() -> int:

@@ -27,6 +27,7 @@ class Scribe:
         self._gathered: list[_Note] = []
         self._committing: asyncio.Task[None] | None = None
         self._trouble: Exception | None = None
+        self._refused: set[int] = set()  # attempts whose intent is not on the disk
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
 
     async def note(self, entry: Entry) -> None:
@@ -70,6 +71,7 @@ class Scribe:
             except Exception as failure:  # noqa: BLE001 - whatever it is, every waiting lane must hear of it
                 trouble = failure
                 self._trouble = self._trouble or failure
+                self._refuse(taken)
             else:
                 for entry, _ in taken:
                     if isinstance(entry, Answer):
@@ -81,9 +83,15 @@ class Scribe:
         taken, self._gathered = self._gathered, []
         if self._trouble is None:
             return taken
-        # An intent that got through now would be sent, although the journal has just lost an entry.
-        _tell([note for note in taken if isinstance(note[0], Intent)], self._trouble)
-        return [note for note in taken if not isinstance(note[0], Intent)]
+        # An intent that got through now would be sent, although the journal has just lost an entry. What was said of
+        # one that did not, as that it was given up, fits nowhere, and would take the other lanes' answers with it.
+        self._refuse(taken)
+        lost = [note for note in taken if isinstance(note[0], Intent | Answer) and note[0].attempt in self._refused]
+        _tell(lost, self._trouble)
+        return [note for note in taken if note not in lost]
+
+    def _refuse(self, notes: list[_Note]) -> None:
+        self._refused.update(entry.attempt for entry, _ in notes if isinstance(entry, Intent))
 
     async def close(self) -> None:
         """

@@ -1,6 +1,7 @@
 """Sending, and the guards on it: real requests to the stand-in, its books and its counts the judge."""
 
 import asyncio
+import dataclasses
 import json
 import resource
 import signal
@@ -204,8 +205,11 @@ def test_the_service_is_lost_and_found(scene, prepare):
     scene.judge()
 
 
+OFFER = Offer("earn", program_id="469", promotion_id="69218")
+
+
 def send(
-    base_url: str, folder: Path, *, lanes: int = 4, batches: int = 30, canary: bool = True
+    base_url: str, folder: Path, *, lanes: int = 4, batches: int = 30, canary: bool = True, offer: Offer = OFFER
 ) -> tuple[Halt | None, Guards]:
     """Sends batches of two with short probes; how it stopped, and what was counted."""
     guards = Guards(GuardsSection(canary=canary, canary_rows=10))
@@ -230,7 +234,7 @@ def send(
             journal=journal,
             lanes=[Lane(base_url, connect_timeout=2, read_timeout=2, trust_env=False) for _ in range(lanes)],
             make_auth=lambda _: Basic("till", "secret"),
-            offer=Offer("earn", program_id="469", promotion_id="69218"),
+            offer=offer,
             guards=guards,
             limits=limits,
             probe_seconds=(0.01, 0.02, 0.04),
@@ -241,6 +245,18 @@ def send(
             journal.close()
 
     return asyncio.run(life()), guards
+
+
+def test_a_fault_in_reading_keeps_the_answer(service, tmp_path):
+    """Where reading an answer fails for a fault of the program, the run ends, and the answer is in the journal."""
+    # Builds a request, and nothing can be held against it.
+    no_text = dataclasses.replace(OFFER, program_id=469)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        send(service.base_url, tmp_path, lanes=1, offer=no_text)
+    ((results, status, body),) = journal_rows(tmp_path, "SELECT results, http_status, body FROM answer")
+    assert (json.loads(results)["outcome"], status) == ("unknown", 200)
+    proofs = [item["result"]["earnedId"] for item in json.loads(body)["response"]]
+    assert proofs == [one["reference"] for one in service.issued()]
 
 
 def test_the_service_does_not_come_back(service, tmp_path):

@@ -193,7 +193,7 @@ def test_nothing_is_sent_after_trouble(path: Path, journal: Journal) -> None:
 
     async def story() -> None:
         scribe = Scribe(journal)
-        failing = asyncio.create_task(scribe.note(intent(2)))
+        failing = asyncio.create_task(scribe.note(Answer(9, 5, "http.429", None)))  # of no attempt
         await begun(scribe)
         gathered = [
             asyncio.create_task(scribe.note(intent(3))),
@@ -212,6 +212,33 @@ def test_nothing_is_sent_after_trouble(path: Path, journal: Journal) -> None:
     assert [(attempt.attempt, attempt.void) for attempt in journal.attempts()] == [(1, "http.429"), (2, "http.429")]
     journal.close()
     assert on_disk(path) == [1, 2]
+
+
+def test_an_intent_given_up_after_trouble(path: Path, journal: Journal) -> None:
+    """What is said of an intent that was refused takes no other lane's answer with it."""
+
+    async def story() -> None:
+        scribe = Scribe(journal)
+        await scribe.note(intent(1))
+        failing = [
+            asyncio.create_task(scribe.note(entry))
+            for entry in (Event("a", 1, {"not JSON": object()}), intent(2))  # one commit
+        ]
+        for task in failing:
+            assert isinstance(await trouble_of(task), TypeError)
+        late = asyncio.create_task(scribe.note(intent(3)))
+        await asyncio.sleep(0)
+        late.cancel()
+        for attempt in (2, 3):
+            scribe.put(Answer(attempt, 5, "guard.signal", None))
+        scribe.put(Answer(1, 5, "http.429", None))
+        assert isinstance(await trouble_of(scribe.close()), TypeError)
+
+    drive(story)
+    journal.close()
+    looked = Journal.look(path, **RUN)
+    assert [(attempt.attempt, attempt.void) for attempt in looked.attempts()] == [(1, "http.429")]
+    looked.leave()
 
 
 def test_put(path: Path, journal: Journal) -> None:
