@@ -259,6 +259,14 @@ def test_token_unavailable(answer: httpx.Response | Exception, reason: str) -> N
     assert len(tokens.requests) == 1
 
 
+@pytest.mark.parametrize("status", [404, 405, 501])
+def test_nobody_signs_in_here(status: int) -> None:
+    """Where the address of the sign-in is nobody's, the settings are at fault, and that is no outage."""
+    with pytest.raises(CredentialsRefused, match=str(status)) as refused:
+        use(Tokens([httpx.Response(status)]).auth().headers)
+    assert "base_url" in str(refused.value.hint)
+
+
 def test_token_throttled() -> None:
     """Where there were too many requests it is told apart, with the wait that the service wishes."""
     tokens = Tokens([httpx.Response(429, headers={"Retry-After": "7"}), httpx.Response(429), httpx.Response(503)])

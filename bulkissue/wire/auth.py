@@ -25,6 +25,8 @@ TOKEN_PATH = "/v3/oauth/token/generate"  # noqa: S105 - a path
 USUAL_TTL = 300.0
 _LONGEST_TTL = 30 * 86_400.0
 _INVALID_KEY = "320001"
+#: Who answers so is not the service, or not at this path.
+_NOT_HERE = frozenset({404, 405, 501})
 
 
 class CredentialsRefused(SettingsRefused):
@@ -221,6 +223,11 @@ def _read(reply: Reply) -> tuple[str, float]:
         raise CredentialsRefused(
             f"the service refused the client key and secret ({said})",
             hint="are BULKISSUE_CLIENT_KEY and BULKISSUE_CLIENT_SECRET those of this base_url?",
+        )
+    if reply.status in _NOT_HERE:
+        raise CredentialsRefused(
+            f"the sign-in at {TOKEN_PATH} was answered with HTTP {reply.status}",
+            hint="is base_url the service's, without the path of an endpoint?",
         )
     if reply.status == 429:
         raise TokenUnavailable("http.429", throttled=True, wait=reply.retry_after)
