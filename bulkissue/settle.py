@@ -79,13 +79,19 @@ def read_words(path: Path, *, by: str | None, evidence: str | None) -> list[Word
         InputRefused: The file cannot be read as that; the line is named.
     """
     try:
-        table = pl.read_csv(path, infer_schema=False, encoding="utf8-lossy")
+        with path.open("rb") as file:
+            header = file.readline()
+        # As spreadsheets save it, wherever they are.
+        separator = max(",", ";", "\t", key=lambda mark: header.count(mark.encode()))
+        table = pl.read_csv(path, infer_schema=False, encoding="utf8-lossy", separator=separator)
     except (OSError, pl.exceptions.PolarsError) as trouble:
         raise InputRefused(f"{path} cannot be read as CSV ({type(trouble).__name__})") from trouble
+    if "as" not in table.columns:
+        raise InputRefused(f"{path} has no column `as`", hint="add it, with issued or not-issued where you know")
     words = []
     for line, cells in enumerate(table.iter_rows(named=True), start=2):
         finding = (cells.get("as") or "").strip().replace("_", "-").replace(" ", "-").lower()
-        if "as" not in cells or (finding and finding not in _OUTCOME_OF):
+        if finding and finding not in _OUTCOME_OF:
             raise InputRefused(f"{path} line {line}: `as` must be issued or not-issued")
         if not finding:
             continue
@@ -99,8 +105,8 @@ def read_words(path: Path, *, by: str | None, evidence: str | None) -> list[Word
             raise InputRefused(
                 f"{path} line {line}: it lacks by or evidence", hint="give --by and --evidence, or the columns"
             )
-        file = (cells.get("file") or cells.get("_bi_source_file") or "").strip()
-        words.append(Word(file, int(number), "issued" if finding == "issued" else "not-issued", who, why))
+        source = (cells.get("file") or cells.get("_bi_source_file") or "").strip()
+        words.append(Word(source, int(number), "issued" if finding == "issued" else "not-issued", who, why))
     return words
 
 

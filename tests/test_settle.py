@@ -68,14 +68,15 @@ def test_several_rows_as_not_issued(scene, first):
     scene.judge()
 
 
-def test_a_file_of_words(scene, first):
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_file_of_words(delimiter, *, scene, first):
     """A copy of unknown.csv with a column named as settles several rows; lines that say nothing stay unknown."""
     effects = {one["identifier"] for one in scene.service.issued()}
     rows = read_ledger(first.run_dir, "unknown")
     for place, row in enumerate(rows):
         row["as"] = "" if not place else "Issued" if row["_bi_identifier"] in effects else "not issued"
-    with (scene.folder / "mended.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
+    with (scene.folder / "mended.csv").open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.DictWriter(file, rows[0].keys(), delimiter=delimiter)
         writer.writeheader()
         writer.writerows(rows)
     ended = scene.do("resolve", "latest", "--from", "mended.csv", *WORD, "--json")
