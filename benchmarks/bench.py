@@ -304,7 +304,7 @@ def planning(bench: Bench, rows: int, repeats: int, kinds: Sequence[str] = ("csv
                 own.costs.append(cost)
                 cost, _ = run([PYTHON, HERE / "steps.py", "query", source, folder / "out.parquet"], folder)
                 bare.costs.append(cost)
-            counts = {name: count for name, count in json.loads(out)["counts"].items() if count}
+            counts = ", ".join(f"{count:,} {name}" for name, count in json.loads(out)["counts"].items() if count)
             section.notes.append(f"{kind}, {source.stat().st_size / 1e6:,.0f} MB: {counts}")
             section.lines += own, bare
             if kind == "csv":
@@ -454,8 +454,12 @@ def main() -> int:
                 troubles[name] = str(trouble)
                 print(f"\n{name}: {trouble}", flush=True)
     bars = [bar for section in sections for bar in section.bars]
-    print(f"\nbars\n\n{verdicts(bars)}")
-    print(f"\n{here}, {time.monotonic() - began:.0f} s; figures in {arguments.json}")
+    if arguments.quick:
+        print("\nbars are for the full sizes: of a quick run start-up alone is a large part")
+    else:
+        print(f"\nbars\n\n{verdicts(bars)}")
+    print(f"\n{'; '.join(f'{name} {value}' for name, value in here.items())}")
+    print(f"{time.monotonic() - began:.0f} s; figures in {arguments.json}")
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     document = {"machine": here, "sections": [section.document() for section in sections], "troubles": troubles}
     arguments.json.write_text(json.dumps(document, indent=2) + "\n")
