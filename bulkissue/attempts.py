@@ -52,7 +52,7 @@ def read(journal: Journal, stretches: Iterable[tuple[int, int]]) -> tuple[pl.Dat
     columns = {name: [getattr(attempt, name) for attempt in found] for name in SCHEMA if name not in RESULT_FIELDS}
     told = pl.Series([attempt.results is not None for attempt in found], dtype=pl.Boolean)
     try:
-        places = _split_text(",".join([attempt.rows[1:-1] for attempt in found]), ",")
+        places = _split_text(",".join([attempt.rows[1:-1] for attempt in found]), ",", sizes)
         rows = pl.DataFrame(
             [
                 places.cast(pl.UInt32).alias("row"),
@@ -98,7 +98,7 @@ def _split(texts: Sequence[bytes], sizes: Sequence[int]) -> pl.Series:
         return pl.Series(list(chain.from_iterable(cells)), dtype=pl.String)
     # Without a backslash no cell holds a quote, so these three bytes stand only between two cells.
     _require([text.count(b'","') + 1 for text in lists], sizes)
-    return _split_text(b",".join([text[1:-1] for text in lists])[1:-1].decode(), '","')
+    return _split_text(b",".join([text[1:-1] for text in lists])[1:-1].decode(), '","', sizes)
 
 
 def _require(found: Sequence[int], sizes: Sequence[int]) -> None:
@@ -106,5 +106,5 @@ def _require(found: Sequence[int], sizes: Sequence[int]) -> None:
         raise pl.exceptions.ShapeError
 
 
-def _split_text(text: str, between: str) -> pl.Series:
-    return pl.Series([text] if text else [], dtype=pl.String).str.split(between).explode()
+def _split_text(text: str, between: str, sizes: Sequence[int]) -> pl.Series:
+    return pl.Series([text] if sizes else [], dtype=pl.String).str.split(between).explode()

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from bulkissue.consent import Consent
     from bulkissue.session import Result, Watch
 
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _JOB = click.argument("job", metavar="JOB.toml", type=click.Path(path_type=Path))
 _RUN = click.argument("run_name", metavar="RUN")
 _RUNS_DIR = click.option(
@@ -467,6 +469,9 @@ def main(arguments: list[str]) -> int:
     as_json = "--json" in arguments
 
     def refuse(code: ExitCode, message: str, hint: str | None = None, run_dir: str = "") -> int:
+        for number in _ENDING:  # a second one must not cost the word about the first
+            with suppress(ValueError):  # not the main thread: nobody's signals are taken here
+                signal.signal(number, signal.SIG_IGN)
         if as_json:
             from bulkissue import document
 
@@ -507,7 +512,7 @@ def main(arguments: list[str]) -> int:
 def entry() -> None:
     """The `bulkissue` command."""
     # Before and after the sending a SIGTERM, or a closed terminal, ends the program as Ctrl-C does.
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in _ENDING[1:]:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, signal.default_int_handler)
     sys.stdout, sys.stderr = Unfailing(sys.stdout), Unfailing(sys.stderr)

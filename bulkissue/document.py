@@ -74,6 +74,11 @@ def warnings(manifest: "Manifest") -> list[str]:
             "every row was issued, or may have been, by an earlier run: nothing was sent. "
             "To issue the same thing once more on purpose, give an --occasion."
         )
+    if manifest.in_doubt:
+        found.append(
+            f"{manifest.in_doubt:,} of the already_issued rows are in doubt: an earlier run has them as unknown. "
+            "duplicate.csv names it, and bulkissue reconcile settles it."
+        )
     if manifest.state == "completed" and not counts.get("rows"):
         found.append("the input has no rows")
     return found

@@ -162,6 +162,11 @@ class Settlement:
     evidence: str
     at: int
 
+    @property
+    def text(self) -> str:
+        """What a ledger says of the row: the finding, and on whose word."""
+        return f"{self.message} ({self.settled_by}: {self.evidence})" if self.evidence else self.message
+
 
 @dataclass(frozen=True, slots=True)
 class Held:

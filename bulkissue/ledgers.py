@@ -68,9 +68,11 @@ class Books:
         reasons: Rows of the failure and unknown ledgers by reason.
         digests: By ledger file: its `rows` and `sha256`.
         history: Parquet parts of `history.HISTORY_SCHEMA`: who was, or may have been, issued.
+        in_doubt: Rows left out because an earlier run may have issued them.
     """
 
     rows: int = 0
+    in_doubt: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     digests: dict[str, dict[str, object]] = field(default_factory=dict)
@@ -379,7 +381,7 @@ def _settlements(journal: Journal) -> pl.DataFrame:
             item.row,
             item.outcome.value,
             item.reason,
-            f"{item.message} ({item.settled_by}: {item.evidence})" if item.evidence else item.message,
+            item.text,
             item.reference,
         )
         for item in journal.settlements()
@@ -512,6 +514,7 @@ def _count(books: Books, piece: Piece) -> None:
     counted = piece.shared.group_by("_bi_outcome", "_bi_reason").agg(pl.col("rows").sum())
     for outcome, reason, rows in counted.iter_rows():
         books.outcomes[outcome] += rows
+        books.in_doubt += rows if reason == "dedupe.unknown" else 0
         if outcome in _NOT_ISSUED or outcome == Outcome.UNKNOWN:
             books.reasons[reason] += rows
 

@@ -93,6 +93,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=False):
         ledgers: By file name, `rows` and `sha256`.
         rehearsal: It went to a stand-in service that is gone.
         stop: Why it stopped, if it did.
+        in_doubt: Rows left out because an earlier run may have issued them.
         same_customers: Double gifts that no comparison of identifiers can see; None where nobody looked.
         state_dir: Where history and locks are.
         versions: Of what it was made with.
@@ -121,6 +122,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=False):
     ledgers: dict[str, dict[str, object]] = {}
     stop: Stop | None = None
     rehearsal: bool = False
+    in_doubt: int = 0
     same_customers: SameCustomers | None = None
     versions: dict[str, str] = {}
     format: int = FORMAT
@@ -214,7 +216,7 @@ def refuse_changed(folder: Path, manifest: Manifest) -> None:
 
 def find_run(name: str, runs_dir: Path) -> Path:
     """
-    The folder of a run named by its id, its folder, or `latest`.
+    The folder of a run named by its id, its folder, or `latest`, which passes over rehearsals if it can.
 
     Raises:
         UsageRefused: There is no such run.
@@ -223,13 +225,20 @@ def find_run(name: str, runs_dir: Path) -> Path:
         runs = [folder for folder in list_runs(runs_dir) if (folder / MANIFEST).exists()]
         if not runs:
             raise UsageRefused(f"there is no run in {runs_dir}", hint="name the runs folder with --runs-dir")
-        return runs[0].absolute()
+        return next((run for run in runs if not _is_rehearsal(run)), runs[0]).absolute()
     for folder in (runs_dir / name, Path(name)):
         if folder.is_dir():
             return folder.absolute()
     raise UsageRefused(
         f"there is no run {name} in {runs_dir}", hint="bulkissue status lists the runs; --runs-dir DIR looks elsewhere"
     )
+
+
+def _is_rehearsal(folder: Path) -> bool:
+    try:
+        return read_manifest(folder).rehearsal
+    except StateRefused:  # whoever wants this run is told
+        return False
 
 
 def list_runs(runs_dir: Path) -> list[Path]:

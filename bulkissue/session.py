@@ -162,6 +162,7 @@ class Session:
             seconds=round(self.manifest.seconds + time.monotonic() - self.started, 3),
             counts=books.counts(),
             reasons=books.failure_reasons(),
+            in_doubt=books.in_doubt,
             requests=requests,
             attempts=attempts,
             ledgers=books.digests,

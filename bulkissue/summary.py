@@ -143,6 +143,9 @@ def print_taken(console: Console, intake: Intake) -> None:
         )
         for note in file.notes:
             console.print(f"  {note}", soft_wrap=True)
+    used = {theirs for file in intake.files for theirs in file.columns.values()}
+    if unused := [f"“{column}”" for column in intake.columns if column not in used]:
+        console.print(f"Kept, and not used: {', '.join(unused)}", soft_wrap=True)
 
 
 def print_preview(console: Console, found: Preview, job: Job) -> None:

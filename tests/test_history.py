@@ -372,7 +372,8 @@ def test_unknown_rows_are_held_until_they_are_settled(scene, prepare):
     assert first.counts == {"rows": 20, "succeeded": 15, "unknown": 5}
     second = scene.run()
     assert second.counts == {"rows": 20, "already_issued": 20}
-    assert second.json["warnings"]
+    assert any("5 of the already_issued rows are in doubt" in warning for warning in second.json["warnings"])
+    assert "in doubt" in scene.do("run", "job.toml", "--yes").out
     unsure = [row for row in read_ledger(second.run_dir, "duplicate") if row["_bi_reason"] == "dedupe.unknown"]
     assert len(unsure) == 5
     assert all(first.json["run_id"] in row["_bi_message"] for row in unsure)

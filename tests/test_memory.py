@@ -86,6 +86,15 @@ def test_runs_that_sent_nothing(scene):
     assert scene.do("run", "job.toml", "--sandbox", "--json").code == 0, "nor does a real run keep one from rehearsing"
 
 
+def test_latest_is_no_rehearsal(scene):
+    """The latest run is the latest real one; a rehearsal only where there is nothing else."""
+    assert scene.do("run", "job.toml", "--sandbox", "--json").code == 0
+    assert scene.do("status", "latest", "--json").json["run_id"] == scene.run_dir().name
+    real = scene.run().json["run_id"]
+    assert scene.do("run", "job.toml", "--sandbox", "--json").code == 0
+    assert scene.do("status", "latest", "--json").json["run_id"] == real
+
+
 @pytest.mark.parametrize("command", ["resume", "retry", "resolve", "reconcile"])
 def test_going_on_without_the_state_folder(command, scene):
     """Whatever goes on with a run needs the state folder it used, and never makes one."""

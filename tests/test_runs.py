@@ -36,6 +36,14 @@ def test_every_identifier_type(action, service, write_job, write_input, command)
     hold_against_books(ended.run_dir, service.issued(), effect={"issue": "earn"}.get(action, action))
 
 
+def test_columns_that_are_not_used(service, write_job, write_input, command):
+    """A column that was taken for nothing is named, so that a channel under a foreign name does not go by unseen."""
+    write_input(["mobile", "Kanal", "note"], [(MOBILES[0], "INSTORE", "x")])
+    ended = command("run", write_job(service.base_url, identifiers={"default_source": "INSTORE"}), "--yes")
+    assert ended.code == 0, ended.err
+    assert "Kept, and not used: “Kanal”, “note”" in ended.err
+
+
 def test_a_messy_file(service, write_job, write_input, command):
     """Every row of a messy file ends in one ledger, its own columns unchanged."""
     rows = [

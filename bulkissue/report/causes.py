@@ -64,6 +64,10 @@ def causes(folder: Path, manifest: Manifest, settlements: Sequence[Settlement]) 
     for ledger in (Ledger.FAILURE, Ledger.UNKNOWN, Ledger.DUPLICATE):
         if any(manifest.counts.get(outcome) for outcome in Outcome if LEDGER_OF[outcome] is ledger):
             _read(folder / f"{ledger}.csv", found)
+    told = {settlement.text for settlement in settlements}
+    for cause in found.values():
+        if cause.words in told:  # those are not the service's; the settled rows have a place of their own
+            cause.words = ""
     _add_succeeded(found, manifest, settlements)
     order = list(Outcome)
     return sorted(found.values(), key=lambda cause: (order.index(cause.outcome), -cause.rows, cause.reason))
