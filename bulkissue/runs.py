@@ -157,7 +157,7 @@ def retry(
     manifest = runfolder.read_manifest(parent)
     if manifest.state != "completed":
         raise UsageRefused(
-            f"run {manifest.run_id} is {manifest.state} and can be resumed",
+            f"run {manifest.run_id} has not come to its end and can be resumed",
             hint=f"bulkissue resume {manifest.run_id}",
         )
     ledger = parent / f"{LEDGER_OF[Outcome.FAILED]}.csv"

@@ -28,7 +28,7 @@ def verify(folder: Path) -> tuple[Manifest, list[str]]:
     manifest = runfolder.read_manifest(folder)
     if manifest.exit_code is None or manifest.state == "running":
         raise StateRefused(
-            f"run {manifest.run_id} is {manifest.state}: its ledgers are not written yet",
+            f"run {manifest.run_id} has not come to its end: its ledgers are not written yet",
             hint=f"bulkissue resume {manifest.run_id}, where no process works on it any more",
         )
     wrong = [
