@@ -24,7 +24,7 @@ from bulkissue.journal import Answer, Event, Intent, Journal
 from bulkissue.outcomes import REASONS, Outcome, Results
 from bulkissue.scribe import Scribe
 from bulkissue.verdict import Verdict, judge
-from bulkissue.wire.auth import Auth, CredentialsRefused, TokenUnavailable
+from bulkissue.wire.auth import Auth, CredentialsRefused, TokenUnavailable, at_its_turn
 from bulkissue.wire.client import Lane
 from bulkissue.wire.pace import Pace
 from bulkissue.wire.retry import attempts
@@ -100,16 +100,15 @@ class Dispatch:
         """
         self._tasks = [asyncio.create_task(self._work(lane)) for lane in self._lanes]
         try:
-            ends = await asyncio.gather(*self._tasks, return_exceptions=True)
+            for ended in await asyncio.gather(*self._tasks, return_exceptions=True):
+                if isinstance(ended, Exception):
+                    raise ended
         finally:
             try:
                 await self._scribe.close()
             finally:
                 for lane in self._lanes:
                     await lane.close()
-        for ended in ends:
-            if isinstance(ended, Exception):
-                raise ended
         return self.halt
 
     def interrupt(self) -> None:
@@ -211,9 +210,7 @@ class Dispatch:
         if self._guards.outage:
             await self._await_turn(lane)
         try:
-            await self._auth.headers()  # fetched before the slot is taken, so that no slot goes by unused
-            await self._pace.slot()
-            headers, token = await self._auth.headers()
+            headers, token = await at_its_turn(self._auth, self._pace.slot)
         except TokenUnavailable as trouble:
             if trouble.throttled:
                 self._throttle(trouble.wait)

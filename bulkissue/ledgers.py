@@ -169,7 +169,7 @@ def write(run: Run, journal: Journal, ending: Ending, formats: Sequence[str], ou
             memory.add(piece)
             append(piece)
         _prove(books, run)
-    books.history = memory.close()
+    books.history = memory.flush()
     for ledger in Ledger:
         path = out / f"{ledger}.csv"
         rows = sum(books.outcomes[outcome] for outcome in _outcomes_of(ledger))
@@ -229,7 +229,7 @@ def history_parts(run: Run, journal: Journal, ending: Ending, out: Path) -> list
     memory = _Memory(out)
     for piece in pieces(run, journal, ending):
         memory.add(piece)
-    return memory.close()
+    return memory.flush()
 
 
 def journalled_history(folder: Path, out: Path) -> list[Path]:
@@ -252,7 +252,7 @@ def journalled_history(folder: Path, out: Path) -> list[Path]:
 
 @dataclass(slots=True)
 class _Memory:
-    """Collects who was, or may have been, issued; `close` returns where that stands."""
+    """Collects who was, or may have been, issued; `flush` writes it down and returns where all of it stands."""
 
     out: Path
     parts: list[Path] = field(default_factory=list)
@@ -275,9 +275,9 @@ class _Memory:
             pl.DataFrame([columns[name].cast(kind).alias(name) for name, kind in HISTORY_SCHEMA.items()])
         )
         if sum(frame.height for frame in self.frames) >= _PART:
-            self.close()
+            self.flush()
 
-    def close(self) -> list[Path]:
+    def flush(self) -> list[Path]:
         if self.frames:
             part = self.out / f".history-{len(self.parts):05}.parquet"
             with replacing_path(part) as path:

@@ -18,7 +18,7 @@ from bulkissue.errors import ExitCode
 from bulkissue.exchange import Reply, Request
 from bulkissue.guards import LONGEST_WAIT_SECONDS, Halt
 from bulkissue.job import ApiSection
-from bulkissue.wire.auth import CredentialsRefused, TokenUnavailable, make_auth
+from bulkissue.wire.auth import CredentialsRefused, TokenUnavailable, at_its_turn, make_auth
 from bulkissue.wire.client import Lane
 from bulkissue.wire.pace import Pace
 from bulkissue.wire.retry import attempts
@@ -142,9 +142,7 @@ class Reader:
 
     async def _attempt(self, request: Request, read: Callable[[Reply], T], lane: Lane) -> _Attempt:
         try:
-            await self._auth.headers()  # fetched before the slot is taken, so that no slot goes by unused
-            await self._pace.slot()
-            headers, token = await self._auth.headers()
+            headers, token = await at_its_turn(self._auth, self._pace.slot)
         except TokenUnavailable as trouble:
             if trouble.throttled:
                 return self._wait(trouble.wait)

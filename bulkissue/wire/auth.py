@@ -169,6 +169,17 @@ class OAuth:
         self._renew_at = began + ttl - min(30.0, 0.2 * ttl)
 
 
+async def at_its_turn(auth: Auth, slot: Callable[[], Awaitable[None]]) -> tuple[Mapping[str, str], str]:
+    """
+    Take a slot, and say which headers and token the request that leaves in it has. Raises as `Auth.headers` does.
+
+    A token is fetched before the slot is taken, so that no slot goes by unused, and asked for again after the wait.
+    """
+    await auth.headers()
+    await slot()
+    return await auth.headers()
+
+
 def make_auth(
     api: ApiSection,
     credentials: Credentials,

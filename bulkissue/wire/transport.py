@@ -171,7 +171,7 @@ class _Connector(aiohttp.TCPConnector):
         if transport is not None and self._socket is not None:
             transport.abort()
             # asyncio's TLS ignores that where aiohttp has closed it twice, and would take its time for a goodbye.
-            with suppress(OSError, TypeError):  # uvloop's sockets cannot
+            with suppress(OSError):  # it is down already
                 self._socket.shutdown(socket.SHUT_RDWR)
 
 
