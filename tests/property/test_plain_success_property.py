@@ -16,6 +16,8 @@ from bulkissue.exchange import Batch, Reply
 from bulkissue.verdict import Verdict, _weigh, judge
 
 MISSING = "missing"
+PROOFS = ("earnedId", "issualId")
+ODDITIES = ["proof", "twice", "field", "errors", "warnings", "result", "failureCount", "length", "order"]
 ODD: st.SearchStrategy[object] = st.sampled_from(
     [None, True, False, 0, -1, 1.5, "", "0", " 7", "7 ", "é", "a-b", "0e", 70, [], ["x"], {}]
 )
@@ -45,7 +47,11 @@ def answers(draw: Callable[..., Any], ids: list[str]) -> bytes:
     answer: dict[str, Any] = {"response": items, "totalCount": len(items), "failureCount": 0}
     for _ in range(draw(st.integers(0, 2))):
         item = draw(st.sampled_from(items))
-        match draw(st.sampled_from(["field", "errors", "warnings", "result", "failureCount", "length", "order"])):
+        match draw(st.sampled_from(ODDITIES)):
+            case "proof" if isinstance(item["result"], dict):
+                item["result"] = {**item["result"], **dict.fromkeys(PROOFS, draw(ODD))}
+            case "twice" if isinstance(item["result"], dict) and isinstance(items[0]["result"], dict):
+                item["result"] = {**item["result"], **{name: items[0]["result"][name] for name in PROOFS}}
             case "field" if isinstance(item["result"], dict):
                 changed = draw(st.sampled_from([*result, *named, "other"]))
                 item["result"] = {**item["result"], changed: draw(ODD)}  # it may be one of ODD's own
