@@ -20,12 +20,13 @@ class Progress:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._shown = console.is_terminal  # asked once: rich looks at the environment each time
         self._started = time.monotonic()
         self._next = 0.0
 
     def tell(self, tally: Tally, rows: int) -> None:
         """Show the tally, with `rows` to send in all; at most a few times a second, and once at the end."""
-        if not self._console.is_terminal:
+        if not self._shown:
             return
         now = time.monotonic()
         if now < self._next and tally.answered < rows:
