@@ -1,12 +1,12 @@
 """
-httpx's transport interface on aiohttp, at a third of what httpcore costs: one request out, its answer in.
+httpx's transport interface on aiohttp, at a quarter of what httpcore costs: one request out, its answer in.
 
 It must never write a request twice, nor raise `ConnectError` or `ConnectTimeout` once a byte may have been written.
 
-Neither rests on the types of aiohttp's exceptions. aiohttp asks its connector for a connection before it writes
-anything, and the connector is ours: what goes wrong while it connects is not sent, whatever it is, and what goes
-wrong later may be. Asked a second time for one request, as when aiohttp sends a `GET` again by itself after a lost
-connection, it refuses.
+Neither rests on the types of aiohttp's exceptions. Of aiohttp its connector, its request and its response are used,
+and not its session: we ask for a connection first, and what goes wrong until there is one is not sent, whatever it
+is; then we write once, and what goes wrong from there on may have been sent. A session asks and writes by itself,
+sends a `GET` again after a lost connection, and does much for each request that is not wanted here.
 
 What else was read in aiohttp 3.14.5, and is held by `tests/test_wire.py`:
 
@@ -24,7 +24,7 @@ import select
 import socket
 import ssl
 from asyncio.trsock import TransportSocket
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from typing import cast
 
@@ -32,7 +32,6 @@ import aiohttp
 import httpx
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
-from aiohttp.tracing import Trace
 from yarl import URL
 
 #: Bytes. aiohttp's own 8 KB are less than some gateways send.
@@ -59,10 +58,9 @@ class Transport(httpx.AsyncBaseTransport):
         self, context: ssl.SSLContext, *, connect_timeout: float, idle_seconds: float, proxy: str | None
     ) -> None:
         self._context = context
-        self._connect_timeout = connect_timeout
+        self._timeout = aiohttp.ClientTimeout(connect=connect_timeout)
         self._idle_seconds = idle_seconds
-        self._proxy = proxy
-        self._session: aiohttp.ClientSession | None = None
+        self._proxy = URL(proxy) if proxy else None
         self._connector: _Connector | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -73,54 +71,64 @@ class Transport(httpx.AsyncBaseTransport):
             httpx.ConnectError, httpx.ConnectTimeout: Before the first byte, and only then.
             httpx.TransportError: Anything else. The request may have been sent.
         """
-        connector, session = self._opened()
+        if self._connector is None:  # it belongs to an event loop, and there is none yet where a lane is made
+            self._connector = _Connector(self._context, self._idle_seconds)
         url = request.url
-        connector.expect(request.extensions.get("connected", lambda: None))
         # Not `request.read`, which spends 10 µs on finding out that this can be iterated.
         body = b"".join(cast("Iterable[bytes]", request.stream)) or None
+        asked = aiohttp.ClientRequest(
+            request.method,
+            # As it is: aiohttp would quote it once more.
+            URL(f"{url.scheme}://{url.netloc.decode()}{url.raw_path.decode()}", encoded=True),
+            headers=[(name.decode(), value.decode()) for name, value in request.headers.raw],
+            skip_auto_headers=None if body else ("Content-Type",),
+            data=body,
+            proxy=self._proxy,
+            loop=asyncio.get_running_loop(),
+        )
+        connection = await self._connector.connected(asked, self._timeout)
+        protocol = connection.protocol
+        request.extensions.get("connected", lambda: None)()
         try:
-            answer = await session.request(
-                request.method,
-                # As it is: aiohttp would quote it once more.
-                URL(f"{url.scheme}://{url.netloc.decode()}{url.raw_path.decode()}", encoded=True),
-                headers=[(name.decode(), value.decode()) for name, value in request.headers.raw],
-                data=body,
-                allow_redirects=False,
-                skip_auto_headers=None if body else ("Content-Type",),
-            )
-        except aiohttp.ClientError as trouble:
-            raise _lost(trouble, connector.protocol) from None
+            answer = await _answered(asked, connection)
+        except (aiohttp.ClientError, OSError) as trouble:
+            raise _lost(trouble, protocol) from None
         if answer.status < 200:
             answer.close()
             raise httpx.RemoteProtocolError("the server switches to a protocol nobody asked for")
-        return httpx.Response(answer.status, headers=answer.raw_headers, stream=_Content(answer, connector.protocol))
+        return httpx.Response(answer.status, headers=answer.raw_headers, stream=_Content(answer, protocol))
 
     async def aclose(self) -> None:
         """Close the connection."""
-        session, connector = self._session, self._connector
-        self._session = self._connector = None
-        if session and connector:
+        connector, self._connector = self._connector, None
+        if connector:
             connector.abort()
-            await session.close()
+            await connector.close()
 
-    def _opened(self) -> "tuple[_Connector, aiohttp.ClientSession]":
-        # Both belong to an event loop, and there is none yet where a lane is made.
-        if self._session is None or self._connector is None:
-            self._connector = _Connector(self._context, self._idle_seconds)
-            self._session = aiohttp.ClientSession(
-                connector=self._connector,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                max_line_size=_LONGEST_HEADER,
-                max_field_size=_LONGEST_HEADER,
-                timeout=aiohttp.ClientTimeout(connect=self._connect_timeout),
-                proxy=self._proxy,
-            )
-        return self._connector, self._session
+
+async def _answered(asked: aiohttp.ClientRequest, connection: Connection) -> aiohttp.ClientResponse:
+    """Write the request, once, and wait for the answer's headers; where that fails the connection is closed."""
+    protocol = connection.protocol
+    if protocol is None:
+        raise aiohttp.ServerDisconnectedError
+    try:
+        protocol.set_response_params(
+            read_until_eof=True, auto_decompress=False, max_line_size=_LONGEST_HEADER, max_field_size=_LONGEST_HEADER
+        )
+        answer = await asked.send(connection)
+        try:
+            await answer.start(connection)
+        except BaseException:
+            answer.close()
+            raise
+    except BaseException:
+        connection.close()
+        raise
+    return answer
 
 
 class _Connector(aiohttp.TCPConnector):
-    """One connection at most, looked at before it is used again, and given out once for each request."""
+    """One connection at most, looked at before it is used again."""
 
     def __init__(self, context: ssl.SSLContext, idle_seconds: float) -> None:
         super().__init__(
@@ -130,39 +138,29 @@ class _Connector(aiohttp.TCPConnector):
             use_dns_cache=False,  # a connection is rare, and a changed address is seen at the next one
             resolver=aiohttp.ThreadedResolver(),  # the system's, even where aiodns happens to be installed
         )
-        self.protocol: ResponseHandler | None = None
         self._transport: asyncio.Transport | None = None
         self._socket: TransportSocket | None = None
-        self._on_connected: Callable[[], None] | None = None
 
-    def expect(self, on_connected: Callable[[], None]) -> None:
-        """A request begins, for which there will be one connection."""
-        self._on_connected = on_connected
+    async def connected(self, asked: aiohttp.ClientRequest, limits: aiohttp.ClientTimeout) -> Connection:
+        """
+        A connection on which nothing of the request has been written.
 
-    async def connect(
-        self,
-        req: aiohttp.ClientRequest,
-        traces: list[Trace],
-        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp calls it so
-    ) -> Connection:
-        """What aiohttp calls before it writes a request, each time it does."""
-        on_connected, self._on_connected = self._on_connected, None
-        if on_connected is None:
-            raise httpx.ReadError("the request may have been sent, and is not sent again")
+        Raises:
+            httpx.ConnectError, httpx.ConnectTimeout: There is none.
+        """
         try:
-            connection = await super().connect(req, traces, timeout)
+            connection = await self.connect(asked, [], limits)
             while self._transport and connection.transport is self._transport and not _is_clean(connection):
                 connection.close()
-                connection = await super().connect(req, traces, timeout)
+                connection = await self.connect(asked, [], limits)
         except TimeoutError:
             raise httpx.ConnectTimeout("no connection in time") from None
         except Exception:  # noqa: BLE001 - whatever it is, it came before the first byte
             raise httpx.ConnectError("no connection") from None
         if connection.transport is not self._transport:
             self.abort()
-            self.protocol, self._transport = connection.protocol, connection.transport
+            self._transport = connection.transport
             self._socket = connection.transport.get_extra_info("socket") if connection.transport else None
-        on_connected()
         return connection
 
     def abort(self) -> None:
@@ -225,7 +223,7 @@ def _is_clean(connection: Connection) -> bool:
     return False
 
 
-def _lost(trouble: aiohttp.ClientError, protocol: ResponseHandler | None) -> httpx.TransportError:
+def _lost(trouble: Exception, protocol: ResponseHandler | None) -> httpx.TransportError:
     """In httpx's words. All of them mean that the request may have been sent."""
     broken = None if protocol is None else protocol.exception()
     if isinstance(trouble, OSError) or isinstance(broken, OSError):
