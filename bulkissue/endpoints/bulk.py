@@ -166,7 +166,7 @@ def _proven(body: bytes, batch: Batch, offer: Offer) -> Proven | None:
 @functools.cache
 def _plain_success(offer: Offer) -> Callable[[bytes], Any]:
     """A decoder that refuses any answer in which an item is not a plain success of this offer."""
-    nothing = Annotated[list[object], msgspec.Meta(max_length=0)] | None
+    nothing = tuple[()] | None  # an empty list, of which msgspec makes no object
     result: list[Any] = [
         ("proof", Annotated[str, msgspec.Meta(min_length=1)]),
         ("customer", Annotated[int, msgspec.Meta(gt=0)]),
