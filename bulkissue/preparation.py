@@ -177,7 +177,7 @@ def _write_unsent(folder: Path, intake: Intake, target: str, out: Path) -> None:
     try:
         pieces = ledgers.pieces(run, journal, ledgers.Ending(completed=False))
         out.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with ledgers.writing(run, out, names) as (append, _):
+        with ledgers.writing(run, out, names) as append:
             for piece in pieces:
                 append(piece.only(pl.col("_bi_batch").is_null()))
     finally:
