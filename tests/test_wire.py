@@ -1313,7 +1313,14 @@ def test_tunnel_that_fails(behave: Behaviour, sending: Sending, no_proxy: pytest
 
 
 @pytest.mark.parametrize(
-    "proxy", ["ftp://name:secret@127.0.0.1:1", "http://name:secret@[::1", "socks5://name:secret@127.0.0.1:1", "http://"]
+    "proxy",
+    [
+        "ftp://name:secret@127.0.0.1:1",
+        "http://name:secret@[::1",
+        "socks5://name:secret@127.0.0.1:1",
+        "http://",
+        "http://name:secret@127.0.0.1:65536",
+    ],
 )
 def test_proxy_that_is_none(proxy: str, no_proxy: pytest.MonkeyPatch) -> None:
     """A proxy that cannot be used is refused, and its password is not shown."""
