@@ -10,7 +10,8 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from bulkissue import logs
 from bulkissue.crashpoint import reached

@@ -115,8 +115,7 @@ _decode_raw_results = msgspec.json.Decoder(RawResults).decode
 _decode_rows = msgspec.json.Decoder(list[Annotated[int, msgspec.Meta(ge=0)]]).decode
 
 
-@dataclass(frozen=True, slots=True)
-class Intent:
+class Intent(msgspec.Struct, frozen=True, gc=False):
     """An attempt is about to be sent: `attempt` is its number in this run, `at` is epoch milliseconds."""
 
     attempt: int
@@ -125,8 +124,7 @@ class Intent:
     at: int
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """
     What became of an attempt.
 

@@ -6,7 +6,8 @@ never call an attempt void, or a row failed, without proof that nothing was issu
 doubt the word is `unknown`.
 """
 
-from dataclasses import dataclass, replace
+import msgspec
+from msgspec.structs import replace
 
 from bulkissue.endpoints import Endpoint
 from bulkissue.endpoints.answer import Complaint, Offer, Reading, Statement
@@ -26,8 +27,7 @@ _ABOUT_ONE_CUSTOMER = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True, gc=False):
     """
     What one attempt means.
 

@@ -6,7 +6,7 @@ shape. Reading must never turn a stated success into nothing because a field bes
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 
@@ -56,16 +56,14 @@ class Statement(msgspec.Struct, frozen=True, gc=False):
     valid_till: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Proven:
+class Proven(msgspec.Struct, frozen=True, gc=False):
     """An answer that proves every row's issue and says nothing else of any: proofs and customers' own ids, in order."""
 
     proofs: list[str]
     customer_ids: list[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(msgspec.Struct, frozen=True, gc=False):
     """
     What a whole answer states.
 
@@ -85,7 +83,7 @@ class Reading:
     readable: bool = True
     one_item: bool = False
     unmatched: str = "answer.unmatched"
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
 
 def unreadable(rows: int, body: bytes) -> Reading:

@@ -3,12 +3,12 @@
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from conftest import each_row
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from bulkissue.endpoints import bulk
 from bulkissue.endpoints.answer import Offer
