@@ -282,7 +282,8 @@ def _proxy(base: httpx.URL) -> str | None:
     found = found if "://" in found else f"http://{found}"
     with suppress(httpx.InvalidURL):
         url = httpx.URL(found)
-        if url.scheme in {"http", "https"} and url.host and (url.port or 1) < 1 << 16:
+        # httpx takes any number for a port.
+        if url.scheme in {"http", "https"} and url.host and (url.port or 0) < 1 << 16:
             return found
     # Its URL may carry a password: it is not shown.
     raise SettingsRefused(

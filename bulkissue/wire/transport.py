@@ -1,5 +1,5 @@
 """
-httpx's transport interface on aiohttp, at a quarter of what httpcore costs: one request out, its answer in.
+httpx's transport interface on aiohttp, at a third of what httpcore costs or less: one request out, its answer in.
 
 It must never write a request twice, nor raise `ConnectError` or `ConnectTimeout` once a byte may have been written.
 
