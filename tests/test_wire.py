@@ -898,7 +898,7 @@ def test_bytes_that_the_loop_left_unread(scheme: str, tls: ssl.SSLContext) -> No
     async def twice(lane: Lane) -> list[Sending]:
         first = await lane.send(lane.build(POST, {}))
         wire: Any = lane._transport
-        wire._connector._transport.pause_reading()
+        wire._connection._transport.pause_reading()
         await is_asleep(said)
         return [first, await lane.send(lane.build(POST, {}))]
 
