@@ -96,8 +96,9 @@ def _split(texts: Sequence[bytes], sizes: Sequence[int]) -> pl.Series:
         cells = [_decode_list(text) for text in lists]
         _require([len(found) for found in cells], sizes)
         return pl.Series(list(chain.from_iterable(cells)), dtype=pl.String)
-    # Without a backslash no cell holds a quote, so these three bytes stand only between two cells.
-    _require([text.count(b'","') + 1 for text in lists], sizes)
+    # Without a backslash no cell holds a quote, so behind the first quote these three bytes end a cell and begin the
+    # next. With the first one they may be a cell: a comma.
+    _require([text[2:].count(b'","') + 1 for text in lists], sizes)
     return _split_text(b",".join([text[1:-1] for text in lists])[1:-1].decode(), '","', sizes)
 
 

@@ -563,6 +563,6 @@ def _batches_of(rows: pl.DataFrame, group: Group) -> Iterator[Batch]:
 
 def _texts(cells: pl.Series) -> list[str]:
     """A column as a list, empty text for null; often it is one text over and over, and then that is one object."""
-    if cells.n_unique() == 1:
+    if cells.len() and cells.eq_missing(cells[0]).all():
         return [cells[0] or ""] * cells.len()
     return cells.fill_null("").to_list()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
@@ -130,12 +130,13 @@ def test_cells_are_quoted_as_polars_does(tmp_path_factory, names):
         journal.close()
 
 
-texts = st.sampled_from(["", "a", "a", "Ünï", "\x00\n", '"', "\\", '","', "]["]) | st.text(max_size=4)
+texts = st.sampled_from(["", "a", "a", ",", "Ünï", "\x00\n", '"', "\\", '","', "]["]) | st.text(max_size=4)
 results = st.builds(RowResult, st.sampled_from(Outcome), texts, texts, texts, texts, texts, texts)
 
 
 @settings(max_examples=60, deadline=None)
 @given(answers=st.lists(st.lists(results, min_size=1, max_size=4) | st.none(), max_size=5))
+@example(answers=[[RowResult(Outcome.FAILED, text) for text in said] for said in (",", ",,", "a,")])
 def test_attempts_as_tables(tmp_path_factory, answers):
     """The tables say of every row what the journal does, whatever the texts are and wherever results are missing."""
     path = tmp_path_factory.mktemp("attempts") / "journal.db"

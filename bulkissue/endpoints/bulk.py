@@ -99,9 +99,22 @@ def request(batch: Batch, offer: Offer) -> Request:
         "bulkAction": offer.effect.upper(),
         "promotionDetails": details,
         "identifierName": SPELLING[batch.identifier_type],
-        "customers": list(map(_Customer, batch.identifiers, batch.sources)),
+        "customers": msgspec.Raw(_customers(batch.identifiers, batch.sources)),
     }
     return Request("POST", PATH, body=_encode(body))
+
+
+def _customers(identifiers: list[str], sources: list[str]) -> bytes:
+    """A JSON list of `_Customer`. An object for each costs twice as much, and most batches have one source."""
+    values = _encode(identifiers)
+    source = sources[0]
+    # Without a backslash no identifier holds a quote, so behind the first quote these three bytes end one and begin
+    # the next.
+    if b"\\" in values or sources.count(source) != len(sources):
+        return _encode(list(map(_Customer, identifiers, sources)))
+    rest = b'"source":%b}' % _encode(source)
+    between = b'",%b,{"identifierValue":"' % rest
+    return b'[{"identifierValue":"%b,%b]' % (values[2:-1].replace(b'","', between), rest)
 
 
 def read(reply: Reply, batch: Batch, offer: Offer) -> Reading:
