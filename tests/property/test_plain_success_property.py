@@ -51,7 +51,7 @@ def answers(draw: Callable[..., Any], ids: list[str]) -> bytes:
             case "proof" if isinstance(item["result"], dict):
                 item["result"] = {**item["result"], **dict.fromkeys(PROOFS, draw(ODD))}
             case "twice" if isinstance(item["result"], dict) and isinstance(items[0]["result"], dict):
-                item["result"] = {**item["result"], **{name: items[0]["result"][name] for name in PROOFS}}
+                item["result"] = {**item["result"], **{name: items[0]["result"].get(name, MISSING) for name in PROOFS}}
             case "field" if isinstance(item["result"], dict):
                 changed = draw(st.sampled_from([*result, *named, "other"]))
                 item["result"] = {**item["result"], changed: draw(ODD)}  # it may be one of ODD's own
