@@ -51,13 +51,15 @@ def identified(
 ) -> pl.DataFrame:
     """As `identify`; rows that are in order as they stand, which most are, take a short way to the same result."""
     in_order, taken = _as_it_stands(columns, form, settings, carried)
-    short = rows.select(in_order.fill_null(value=False)).to_series()
+    # Lazily, as only then what both want is reckoned once.
+    straight = rows.lazy().select(in_order.fill_null(value=False).alias("_bi_in_order"), *taken).collect()
+    short = straight.drop_in_place("_bi_in_order")
     if rows.height and short.all():
-        return rows.select(taken)
+        return straight
     placed = rows.with_row_index("_bi_place")
     rest = placed.filter(~short)
     mended = identify(rest.lazy(), columns, form, settings, carried).collect()
-    straight = placed.filter(short).select("_bi_place", *taken)
+    straight = straight.with_row_index("_bi_place").filter(short)
     return pl.concat([straight, mended.insert_column(0, rest["_bi_place"])]).sort("_bi_place").drop("_bi_place")
 
 
@@ -113,34 +115,37 @@ def _as_it_stands(
 ) -> tuple[pl.Expr, list[pl.Expr]]:
     """Where `identify` takes the cells as they stand, but for case and country code; and what it gives there."""
     if form == "long":
-        kinds = {kind: pl.col(columns["identifier_type"]) == kind for kind in IDENTIFIER_TYPES}
+        given = pl.col(columns["identifier_type"])
+        kind = given.cast(IDENTIFIER_TYPE, strict=False)
+        chosen = {name: given == name for name in IDENTIFIER_TYPES if name in carried}
+        cell = pl.col(columns["identifier"])
     else:
-        first = next((kind for kind in settings.prefer if kind in columns), "") if form == "wide" else ""
-        kinds = {first or settings.default_type or "": pl.lit(value=True)}
-    in_order, kind, value, key, source = pl.lit(value=False), _NOTHING, _NOTHING, _NOTHING, _NOTHING
-    for name, chosen in kinds.items():
-        if name not in carried:
-            continue
-        cell = pl.col(columns[name if form == "wide" else "identifier"])
-        known = carried[name]
+        only = settings.default_type or ""
+        if form == "wide":
+            only = next((name for name in settings.prefer if name in columns), only)
+        kind = pl.lit(only if only in IDENTIFIER_TYPES else None, IDENTIFIER_TYPE)
+        chosen = {only: pl.lit(value=True)} if only in carried else {}
+        cell = pl.col(columns[only if form == "wide" else "identifier"])
+    value = key = cell
+    if "mobile" in chosen and settings.country_code is not None:
+        national = chosen["mobile"] & (cell.str.len_bytes() == settings.national_length)
+        value = key = pl.when(national).then(pl.lit(settings.country_code) + cell).otherwise(cell)
+    if "email" in chosen:
+        key = pl.when(chosen["email"]).then(cell.str.to_lowercase()).otherwise(value)
+    longest = {"email": cell.str.len_bytes() <= 254, "mobile": value.str.len_bytes() <= 15}
+    in_order, source = pl.lit(value=False), _NOTHING
+    for known in dict.fromkeys(carried.values()):
+        within = [name for name in chosen if carried[name] == known]
         said = pl.lit("") if known is None else _known_source(columns, settings.default_source, known)
-        found = cell
-        clean = cell.str.contains(_AS_IT_STANDS[name])
-        if name == "mobile" and settings.country_code is not None:
-            national = cell.str.len_bytes() == settings.national_length
-            found = pl.when(national).then(pl.lit(settings.country_code) + cell).otherwise(cell)
-            clean &= found.str.len_bytes() <= 15
-        elif name == "email":
-            clean &= cell.str.len_bytes() <= 254
-        here = chosen & clean & said.is_not_null()
-        in_order |= here
-        kind = pl.when(chosen).then(pl.lit(name, IDENTIFIER_TYPE)).otherwise(kind)
-        value = pl.when(chosen).then(found).otherwise(value)
-        key = pl.when(chosen).then(found.str.to_lowercase() if name == "email" else found).otherwise(key)
-        source = pl.when(chosen).then(said).otherwise(source)
+        for name in within:
+            clean = pl.when(chosen[name]).then(cell).str.contains(_AS_IT_STANDS[name])
+            in_order |= clean & longest.get(name, True) & said.is_not_null()
+        if within:
+            here = pl.any_horizontal(chosen[name] for name in within)
+            source = said if len(within) == len(chosen) else pl.when(here).then(said).otherwise(source)
     account = pl.col(columns["account_id"]).str.strip_chars(INVISIBLE) if "account_id" in columns else pl.lit("")
     return pl.col("_bi_reason").is_null() & in_order, [
-        kind.cast(IDENTIFIER_TYPE).alias("identifier_type"),
+        kind.alias("identifier_type"),
         value.alias("identifier"),
         key.alias("compare_key"),
         source.alias("source"),
