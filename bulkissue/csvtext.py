@@ -301,7 +301,8 @@ def _unquoted(text: Path, names: Sequence[str], layout: _Layout) -> pl.LazyFrame
     fields = [pl.col(f"_bi_field_{place}") for place in range(width)]
     beyond = pl.col(f"_bi_field_{width}")
     ragged = fields[-1].is_null() | beyond.is_not_null()
-    count = (
+    # Null where it is not ragged, as its message is then: a text for each row would cost as much as reading it.
+    count = pl.when(ragged).then(
         pl.sum_horizontal(field.is_not_null().cast(pl.UInt32) for field in fields)
         + beyond.is_not_null().cast(pl.UInt32)
         + beyond.str.count_matches(layout.delimiter, literal=True).fill_null(0)
@@ -321,17 +322,13 @@ def _unquoted(text: Path, names: Sequence[str], layout: _Layout) -> pl.LazyFrame
             *[pl.when(field != "").then(field).alias(name) for field, name in zip(fields, names, strict=True)],
             pl.col(OWN_ROW).cast(pl.UInt64),
             pl.when(ragged).then(pl.lit("validate.ragged_line")).alias(OWN_REASON),
-            pl.when(ragged)
-            .then(
-                pl.format(
-                    "line {} has {} {}, the header has {}",
-                    "_bi_line_number",
-                    count,
-                    pl.when(count == 1).then(pl.lit("field")).otherwise(pl.lit("fields")),
-                    pl.lit(width),
-                )
-            )
-            .alias(OWN_MESSAGE),
+            pl.format(
+                "line {} has {} {}, the header has {}",
+                pl.when(ragged).then("_bi_line_number"),
+                count,
+                pl.when(count == 1).then(pl.lit("field")).otherwise(pl.lit("fields")),
+                pl.lit(width),
+            ).alias(OWN_MESSAGE),
         )
     )
 
