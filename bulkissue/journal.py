@@ -444,6 +444,10 @@ class Journal:
                 " FROM intent LEFT JOIN answer USING (attempt) ORDER BY intent.attempt"
             )
 
+    def rows_sent(self) -> int:
+        """How many rows all attempts name, one that was sent twice counted twice."""
+        return self._one("SELECT coalesce(sum(json_array_length(rows)), 0) FROM intent")
+
     def last_answer(self) -> int:
         """When the last answer came, in epoch milliseconds; 0 where none came."""
         with self._reading():

@@ -308,7 +308,7 @@ def pieces(run: Run, journal: Journal, ending: Ending) -> Iterator[Piece]:
         for beside in (sent, settled, held):
             joined = _beside(joined, beside)
         yield _reckoned(rows.select(run.columns), joined, found, run, ending)
-    if sendings != (known := sum(rows for _, rows, *_ in journal.timings())):
+    if sendings != (known := journal.rows_sent()):
         journal.marks(run.rows)  # says so where there is no such row
         raise ConservationBroken(f"the journal names {known} rows as sent, the plan knows {sendings} of them")
 
