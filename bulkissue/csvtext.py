@@ -19,6 +19,7 @@ from pathlib import Path
 import polars as pl
 
 from bulkissue.errors import InputRefused
+from bulkissue.files import room_for
 from bulkissue.headers import kept_names
 from bulkissue.job import InputSection
 from bulkissue.tables import OWN_MESSAGE, OWN_REASON, OWN_ROW, Table
@@ -343,7 +344,8 @@ def _quoted(text: Path, name: str, names: Sequence[str], layout: _Layout, folder
         piece = folder / f"{start + len(pieces):08}.parquet"
         columns = zip(schema, zip(*batch, strict=True), strict=True)
         frame = pl.DataFrame([pl.Series(column, values, pl.String) for column, values in columns])
-        frame.write_parquet(piece, compression="lz4", statistics=False)
+        with room_for(piece):
+            frame.write_parquet(piece, compression="lz4", statistics=False)
         pieces.append(piece)
     rows = pl.scan_parquet(pieces, glob=False) if pieces else pl.LazyFrame(schema=schema)
     cells = [pl.when(pl.col(column) != "").then(pl.col(column)).alias(column) for column in names]

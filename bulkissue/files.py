@@ -5,9 +5,11 @@ The only place that renames, fsyncs or takes a kernel lock. It must never give a
 before its bytes are on the disk.
 """
 
+import errno
 import fcntl
 import hashlib
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -16,6 +18,8 @@ from pathlib import Path
 from typing import IO
 
 _CHUNK = 1 << 20
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _GET_GENERATION = 0x80087601  # FS_IOC_GETVERSION of linux/fs.h, as ext4, xfs and btrfs answer it
 
 
@@ -71,13 +75,31 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 @contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """
+    Have the block's polars write `path`.
+
+    Raises:
+        OSError: There is no room for it. Polars itself says that as if a file were broken.
+    """
+    try:
+        yield
+    except Exception as trouble:
+        found = _OS_ERROR.search(str(trouble))
+        if found and (number := int(found[1])) in _NO_ROOM:
+            raise OSError(number, os.strerror(number), str(path)) from trouble
+        raise
+
+
+@contextmanager
 def replacing_path(path: Path) -> Iterator[Path]:
     """As `replacing`, for writers that want a path: give them the yielded one. It has mode 0600 before they open it."""
     partial = path.with_name(f".{path.name}.partial")
     partial.unlink(missing_ok=True)
     os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     try:
-        yield partial
+        with room_for(path):
+            yield partial
         partial.chmod(0o600)
         handle = os.open(partial, os.O_RDONLY)
         try:

@@ -16,7 +16,7 @@ import polars as pl
 
 from bulkissue import csvtext, lineage, tables
 from bulkissue.errors import InputRefused
-from bulkissue.files import replacing_path
+from bulkissue.files import replacing_path, room_for
 from bulkissue.headers import Form, find_roles
 from bulkissue.job import InputSection
 from bulkissue.lineage import Kind
@@ -222,7 +222,8 @@ def _aligned(part: _Part, columns: Sequence[str]) -> pl.LazyFrame:
 
 def _write(frame: pl.LazyFrame, to: Path, read: Sequence[_Part]) -> None:
     try:
-        frame.sink_parquet(to, compression="lz4", statistics=False, row_group_size=_ROW_GROUP, engine="streaming")
+        with room_for(to):
+            frame.sink_parquet(to, compression="lz4", statistics=False, row_group_size=_ROW_GROUP, engine="streaming")
     except (pl.exceptions.PolarsError, FileNotFoundError) as trouble:
         names = ", ".join(part.file.name for part in read)
         raise InputRefused(f"the input cannot be read to its end: {names}", hint="write it again") from trouble

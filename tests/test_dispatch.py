@@ -371,6 +371,19 @@ def test_the_books_cannot_be_written(scene, prepare, write_input):
     scene.judge()
 
 
+@pytest.mark.parametrize("quote", ["", '"'], ids=["plain", "quoted"])
+def test_no_room_for_the_input(quote, *, scene, prepare):
+    """Where the disk is full before anything is sent, the disk is blamed and not the input, and no run is left."""
+    prepare(1, limits={"batch_size": 100})
+    numbers = "\n".join(f"{quote}9190{number * 7_919_317 % 10**8:08}{quote}" for number in range(5_000))
+    (scene.folder / "input.csv").write_text(f"mobile\n{numbers}\n")
+    refused = scene.do("run", "job.toml", "--yes", "--json", file_size=10_000)
+    assert refused.code == 3, (refused.out, refused.err)
+    assert "File too large: " in refused.json["error"]["message"]
+    assert not list((scene.folder / "runs").iterdir())
+    assert scene.do("run", "job.toml", "--yes", "--json").counts == {"rows": 5_000, "succeeded": 5_000}
+
+
 @pytest.mark.parametrize("folder", ["runs", "runs/*", "state", "state/*/*/*/history"])
 def test_a_read_only_folder(folder, scene, prepare):
     """A folder that cannot be written stops the run with a clear error, nothing is sent twice, and it is resumed."""
