@@ -177,7 +177,7 @@ def resolve(folder: Path, words: Sequence[Word], watch: Watch) -> Result:
     Settle unknown rows by a person's word; ledgers, counts and history follow.
 
     Raises:
-        UsageRefused: A word names a row that is not unknown; nothing is settled then.
+        UsageRefused: A word names a row that is not unknown, or contradicts another; nothing is settled then.
         BulkissueError: The target is locked, or the run folder cannot be trusted.
     """
     loaded = jobfile.load(folder / "job.toml", environ={})
@@ -185,7 +185,7 @@ def resolve(folder: Path, words: Sequence[Word], watch: Watch) -> Result:
         halt = _halt_of(session.manifest)
         with _closed_on_trouble(session.journal):
             frames = ledgers.derive(ledger_run(folder, session.manifest), session.journal, ending_of(halt))
-            session.journal.write(settlements(words, _unknown(frames), now_ms()))
+            session.journal.write(settlements(words, _open_to_words(frames), now_ms()))
         return session.settle(halt)
 
 
@@ -385,9 +385,12 @@ def _hold(
     return len(before) + len(entries), entries
 
 
-def _unknown(frames: Iterator[pl.DataFrame]) -> pl.DataFrame:
-    chosen = [frame.filter(pl.col("_bi_outcome") == Outcome.UNKNOWN) for frame in frames]
-    return pl.concat(chosen) if chosen else pl.DataFrame(schema=["_bi_place", "_bi_source_file", "_bi_row"])
+def _open_to_words(frames: Iterator[pl.DataFrame]) -> pl.DataFrame:
+    """The rows of which a person can say what became of them, or has said it."""
+    columns = ["_bi_place", "_bi_source_file", "_bi_row", "_bi_reason"]
+    open_rows = (pl.col("_bi_outcome") == Outcome.UNKNOWN) | pl.col("_bi_reason").str.starts_with("resolve.")
+    chosen = [frame.filter(open_rows).select(columns) for frame in frames]
+    return pl.concat(chosen) if chosen else pl.DataFrame(schema=columns)
 
 
 def _halt_of(manifest: Manifest) -> Halt | None:

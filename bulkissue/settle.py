@@ -18,6 +18,7 @@ from bulkissue.outcomes import REASONS, Outcome
 
 Finding = Literal["issued", "not-issued"]
 _OUTCOME_OF: dict[str, Outcome] = {"issued": Outcome.SUCCEEDED, "not-issued": Outcome.FAILED}
+_REASON_OF: dict[str, str] = {"issued": "resolve.issued", "not-issued": "resolve.not_issued"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,21 +111,27 @@ def read_words(path: Path, *, by: str | None, evidence: str | None) -> list[Word
     return words
 
 
-def settlements(words: Sequence[Word], unknown: pl.DataFrame, at: int) -> list[Settlement]:
+def settlements(words: Sequence[Word], open_rows: pl.DataFrame, at: int) -> list[Settlement]:
     """
-    The journal's entries for what was said.
+    The journal's entries for what was said. What a person said of a row before, or says twice now, is said once.
 
     Args:
         words: What was said.
-        unknown: The run's unknown rows: `_bi_place`, `_bi_source_file`, `_bi_row`.
+        open_rows: The run's rows that are unknown, or were settled by a person: `_bi_place`, `_bi_source_file`,
+            `_bi_row`, `_bi_reason`.
         at: Now, in epoch milliseconds.
 
     Raises:
-        UsageRefused: A word names no unknown row, or several.
+        UsageRefused: A word names no such row, or several, or contradicts another about the same row.
     """
     places: dict[int, list[tuple[str, int]]] = {}
-    for row, file, number in unknown.select("_bi_place", "_bi_source_file", "_bi_row").iter_rows():
+    said: dict[int, str] = {}
+    for row, file, number, reason in open_rows.select(
+        "_bi_place", "_bi_source_file", "_bi_row", "_bi_reason"
+    ).iter_rows():
         places.setdefault(number, []).append((file, row))
+        if reason in _REASON_OF.values():
+            said[row] = reason
     entries = []
     for word in words:
         name = f"{word.file}:{word.row}" if word.file else str(word.row)
@@ -133,10 +140,18 @@ def settlements(words: Sequence[Word], unknown: pl.DataFrame, at: int) -> list[S
             raise UsageRefused(f"row {name} is not among this run's unknown rows", hint="unknown.csv lists them")
         if len(found) > 1:
             raise UsageRefused(f"row {name} stands in several input files", hint="name the file too: FILE:N")
-        reason = f"resolve.{word.finding.replace('-', '_')}"
+        row, reason = found[0], _REASON_OF[word.finding]
+        if row in said:
+            if said[row] != reason:
+                raise UsageRefused(
+                    f"row {name} is said to be {word.finding}, and the contrary was said of it as well",
+                    hint="find out which is true; what an earlier command settled stays settled",
+                )
+            continue
+        said[row] = reason
         entries.append(
             Settlement(
-                row=found[0],
+                row=row,
                 outcome=_OUTCOME_OF[word.finding],
                 reason=reason,
                 message=REASONS[reason],

@@ -125,6 +125,39 @@ def test_words_that_settle_nothing(arguments, code, what, scene, first):
     scene.judge()
 
 
+def test_the_same_word_again(scene, first):
+    """A file of words may be given again, with more in it than before: what was said stays said, once."""
+    names = [f"{file}:{row}" for file, row in unknown(first.run_dir)]
+    rows = [["--row", name] for name in names]
+    once = scene.do("resolve", "latest", *rows[0], *rows[0], "--as", "issued", *WORD, "--json")
+    assert once.counts["unknown"] == 9
+    again = scene.do("resolve", "latest", *rows[0], *rows[1], "--as", "issued", "--by", "Ravi", *WORD[2:], "--json")
+    assert (again.code, again.counts["unknown"]) == (6, 8), again.err
+    assert list(journal_rows(first.run_dir, "SELECT settled_by FROM settlement")) == [("Asha",), ("Ravi",)]
+    ledgers = read_ledgers(first.run_dir)
+    nothing_new = scene.do("resolve", "latest", *rows[0], "--as", "issued", *WORD, "--json")
+    assert (nothing_new.code, nothing_new.counts["unknown"]) == (6, 8)
+    assert read_ledgers(first.run_dir) == ledgers
+    scene.judge()
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_words_that_contradict_each_other(together, *, scene, first):
+    """A row that is said to be issued and not issued is left as it is, be it said at once or one after the other."""
+    (file, row), (other_file, other), *_ = unknown(first.run_dir)
+    lines = [f"{other_file},{other},issued", f"{file},{row},issued", f"{file},{row},not-issued"]
+    if not together:
+        assert scene.do("resolve", "latest", "--row", f"{file}:{row}", "--as", "issued", *WORD).code == 6
+        del lines[1]
+    (scene.folder / "words.csv").write_text("\n".join(["file,row,as", *lines]))
+    before = read_ledgers(first.run_dir)
+    refused = scene.do("resolve", "latest", "--from", "words.csv", *WORD)
+    assert (refused.code, f"row {file}:{row} is said to be not-issued" in refused.err) == (2, True), refused.err
+    assert read_ledgers(first.run_dir) == before
+    assert len(list(journal_rows(first.run_dir, "SELECT * FROM settlement"))) == (0 if together else 1)
+    scene.judge()
+
+
 @pytest.mark.parametrize(
     ("text", "what"),
     [
