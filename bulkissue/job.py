@@ -112,6 +112,10 @@ def _each_once(values: list[str]) -> list[str]:
     return values
 
 
+#: How the paths of the service's endpoints begin.
+_ENDPOINTS = ("/v2/promotion", "/v2/coupon", "/v2/customers", "/v3/oauth", "/api_gateway/v1")
+
+
 def _base_url(text: str) -> str:
     if not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError("must be printable ASCII without spaces")
@@ -128,6 +132,9 @@ def _base_url(text: str) -> str:
         raise ValueError('must look like "https://eu.api.example.com"')
     if parts.scheme == "http" and host not in {"127.0.0.1", "::1", "localhost"}:
         raise ValueError("must be https; http is only for 127.0.0.1, ::1 and localhost")
+    for endpoint in _ENDPOINTS:
+        if endpoint in parts.path:
+            raise ValueError(f'must end before "{endpoint}": the program adds the endpoint\'s path itself')
     # One service, one spelling: the host is part of the target.
     return f"{parts.scheme}://{parts.netloc.lower()}{parts.path.rstrip('/')}"
 

@@ -141,6 +141,8 @@ def test_base_url(write: Write, url: str, kept: object) -> None:
         f"https://eu.api.example.com?token={SECRET}",
         f"https://eu.api.example.com/#{SECRET}",
         "https://eu.api.example.com?",
+        "https://eu.api.example.com/v2/promotion/bulk/enrolAndEarn",
+        "https://gate.example.com/loyalty/api_gateway/v1/promotions/",
         "https://eu.api.example.com:99999",
         "https://eu.api.example.com:0",
         "https://eu.api.example.com:x",
