@@ -117,6 +117,8 @@ def run(  # noqa: PLR0917 - click passes every option by name
         refused = ExitCode.FAILED_ROWS if found.plan.outcomes.get("rejected") else ExitCode.OK
         if as_json:
             screen.document(document.of_preview(found, loaded.job, refused))
+        elif quiet:
+            screen.out.print(f"dry run: {summary.plan_lines(found.plan)}", soft_wrap=True)
         else:
             summary.print_preview(screen.out, found, loaded.job)
         return refused

@@ -39,6 +39,7 @@ def of_run(result: "Result") -> dict[str, Any]:
         "seconds": manifest.seconds,
         "parent_run_id": manifest.parent_run_id,
         "target": manifest.target,
+        "rehearsal": manifest.rehearsal,
         "stop": {"reason": manifest.stop.reason, "message": manifest.stop.message} if manifest.stop else None,
         "warnings": warnings(manifest),
     }
@@ -160,6 +161,7 @@ def of_status(folder: Path, found: "Status") -> dict[str, Any]:
         "seconds": manifest.seconds,
         "parent_run_id": manifest.parent_run_id,
         "target": manifest.target,
+        "rehearsal": manifest.rehearsal,
         "planned_rows": found.to_send,
         "planned_requests": found.planned_requests,
         "waits": found.waits,
@@ -193,6 +195,7 @@ def of_runs(runs: list[tuple[Path, "Manifest | None"]]) -> dict[str, Any]:
                 "exit_code": manifest.exit_code if manifest else None,
                 "counts": {**_NOBODY, **manifest.counts} if manifest else _NOBODY,
                 "parent_run_id": manifest.parent_run_id if manifest else None,
+                "rehearsal": manifest.rehearsal if manifest else None,
                 "started_at": manifest.started_at if manifest else None,
             }
             for folder, manifest in runs

@@ -38,7 +38,7 @@ def one_line(result: Result) -> str:
 def print_run(console: Console, result: Result) -> None:
     """A run as a table: outcomes, reasons, where the ledgers are, what to do next."""
     manifest = result.manifest
-    console.print(f"Run {manifest.run_id} of {manifest.job}: {parse(manifest.target).describe()}")
+    console.print(f"Run {manifest.run_id} of {_named_job(manifest)}: {parse(manifest.target).describe()}")
     _print(
         console,
         ("outcome", "rows", "ledger"),
@@ -184,7 +184,8 @@ def print_preview(console: Console, found: Preview, job: Job) -> None:
 def print_status(console: Console, folder: Path, found: Status) -> None:
     """Where a run stands."""
     manifest = found.manifest
-    console.print(f"Run {manifest.run_id} of {manifest.job}: {found.state}. {parse(manifest.target).describe()}")
+    target = parse(manifest.target).describe()
+    console.print(f"Run {manifest.run_id} of {_named_job(manifest)}: {found.state}. {target}")
     _print(
         console,
         ("outcome", "rows"),
@@ -198,7 +199,9 @@ def print_status(console: Console, folder: Path, found: Status) -> None:
     )
     if found.waits:
         console.print(f"The service asked to wait {found.waits:,} times, {found.waited_seconds:,.0f} seconds in all.")
-    if found.state in {"interrupted", "stopped"}:
+    if found.state != manifest.state:
+        console.print("Its process ended without a word: it was killed, or the machine went down.")
+    if found.state in {"interrupted", "stopped"} and not manifest.rehearsal:
         console.print(f"Go on: bulkissue resume {manifest.run_id}")
 
 
@@ -213,7 +216,7 @@ def print_runs(console: Console, runs: Iterable[tuple[Path, Manifest | None]]) -
         rows.append(
             (
                 folder.name,
-                manifest.job,
+                _named_job(manifest),
                 manifest.state,
                 "" if manifest.exit_code is None else str(manifest.exit_code),
                 f"{manifest.rows:,}",
@@ -274,6 +277,10 @@ def _said(reason: str) -> str:
     return {"api": f"the service answered with code {code}", "http": f"the service answered HTTP {code}"}.get(
         family, ""
     )
+
+
+def _named_job(manifest: Manifest) -> str:
+    return f"{manifest.job} (rehearsal)" if manifest.rehearsal else manifest.job
 
 
 def _examples(item: dict[str, Any]) -> str:

@@ -124,9 +124,10 @@ def test_refused_credentials(service, write_job, write_input, command):
 def test_a_code_every_row_would_meet(service, write_job, write_input, command):
     """A refusal of the promotion itself stops the run at once: one request, the rest not attempted."""
     write_input(["mobile"], [(mobile,) for mobile in MOBILES])
-    service_with_magic = write_job(service.base_url, target={"program_id": 469, "promotion_id": 8892})
-    ended = command("run", service_with_magic, "--yes", "--json")
-    assert ended.code in {0, 7}
+    service.order(Fault(kind="status", status=400, body='{"errors": [{"code": 8892, "message": "not active"}]}'))
+    ended = command("run", write_job(service.base_url), "--yes", "--json")
+    assert (ended.code, ended.counts) == (7, {"rows": 250, "failed": 100, "not_attempted": 150})
+    assert (ended.json["stop"]["reason"], ended.json["attempts"]) == ("guard.refusal", 1)
 
 
 def test_dry_run(service, write_job, write_input, command, tmp_path):
@@ -140,6 +141,8 @@ def test_dry_run(service, write_job, write_input, command, tmp_path):
     assert [row["_bi_reason"] for row in read_ledger(tmp_path / "out", "failure")] == ["validate.mobile_length"]
     assert [row["_bi_reason"] for row in read_ledger(tmp_path / "out", "duplicate")] == ["dedupe.same_identifier"]
     assert not service.stats()["requests_total"]
+    quiet = command("run", tmp_path / "job.toml", "--dry-run", "--quiet")
+    assert quiet.out == ("dry run: 250 of 252 rows to send in 3 requests (250 by mobile); 1 rejected, 1 duplicate\n")
 
 
 def test_limit_and_expected_rows(service, write_job, write_input, command):

@@ -72,7 +72,9 @@ def test_a_run_that_was_killed(scene):
     assert {name: count for name, count in told["counts"].items() if count} == {
         "rows": 201, "succeeded": 40, "unknown": 10, "not_attempted": 150, "duplicate": 1,
     }  # fmt: skip
-    assert "bulkissue resume" in scene.do("status", "latest").out
+    shown = scene.do("status", "latest").out
+    assert "killed" in shown
+    assert "bulkissue resume" in shown
     listed = scene.do("status", "--json").json["runs"]
     assert [(run["state"], run["counts"]["rows"]) for run in listed] == [("interrupted", 201)]
 
@@ -110,6 +112,18 @@ def test_the_list_of_runs(scene, write_input):
     assert started.wait().code == 8
     assert scene.do("status", "--json").json["runs"][0]["state"] == "interrupted"
     scene.judge()
+
+
+def test_a_rehearsal(scene):
+    """A rehearsal is called one wherever it is shown, so that nobody takes it for the real thing."""
+    run_id = scene.do("run", "job.toml", "--sandbox", "--json").json["run_id"]
+    for shown in (scene.do("status"), scene.do("status", run_id)):
+        assert "(rehearsal)" in shown.out
+    assert scene.do("status", "--json").json["runs"][0]["rehearsal"] is True
+    assert scene.do("status", run_id, "--json").json["rehearsal"] is True
+    real = scene.run()
+    assert real.json["rehearsal"] is False
+    assert "(rehearsal)" not in scene.do("status", "latest").out
 
 
 def test_no_such_run(scene):
