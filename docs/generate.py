@@ -25,6 +25,7 @@ from bulkissue.errors import EXIT_MEANINGS
 from bulkissue.job import json_schema
 from bulkissue.outcomes import REASONS
 from bulkissue.sandbox.__main__ import main as sandbox
+from bulkissue.sandbox.faults import Fault
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -96,11 +97,20 @@ def sandbox_values() -> str:
     )
 
 
+def faults() -> str:
+    """What a fault's keys mean, from its description."""
+    _, start, rest = inspect.cleandoc(Fault.__doc__ or "").partition("Attributes:\n")
+    if not start:
+        raise ValueError("the docstring of bulkissue.sandbox.faults.Fault no longer lists its attributes")
+    return f"```text\n{textwrap.dedent(rest)}\n```\n"
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "job file": job_file,
     "reasons": reasons,
     "exit codes": exit_codes,
+    "faults": faults,
     "sandbox": sandbox_values,
 }
 
