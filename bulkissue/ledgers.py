@@ -117,6 +117,8 @@ class Piece:
         chosen = self.shared.select(which).to_series()
         if chosen.all():
             return self
+        if not chosen.any():
+            return Piece(self.cells.clear(), self.own.clear(), self.shared, self.line.clear())
         rows = chosen.gather(self.line)
         return Piece(self.cells.filter(rows), self.own.filter(rows), self.shared, self.line.filter(rows))
 
