@@ -14,7 +14,7 @@ from pathlib import Path
 
 import polars as pl
 
-from bulkissue import ledgers, runfolder
+from bulkissue import derivation, ledgers, runfolder
 from bulkissue.journal import Journal
 
 
@@ -61,12 +61,12 @@ def main() -> None:
         clock.tell()
         return
     manifest = runfolder.read_manifest(source)
-    run = ledgers.Run(source, manifest.run_id, manifest.target, manifest.columns, manifest.rows)
+    run = derivation.Run(source, manifest.run_id, manifest.target, manifest.columns, manifest.rows)
     plan_sha256 = manifest.digests["plan.parquet"]
     # Opening it proves its integrity. A run does that before it sends, so it is no part of the step.
     journal = Journal.look(source / "journal.db", run_id=manifest.run_id, plan_sha256=plan_sha256)
     clock = _Clock()
-    books = ledgers.write(run, journal, ledgers.Ending(completed=True), ["csv"], out)
+    books = ledgers.write(run, journal, derivation.Ending(completed=True), ["csv"], out)
     clock.tell()
     journal.leave()
     if books.counts() != manifest.counts:

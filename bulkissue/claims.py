@@ -14,7 +14,7 @@ from pathlib import Path
 
 import polars as pl
 
-from bulkissue import history, ledgers
+from bulkissue import derivation, history, ledgers
 from bulkissue.errors import StateRefused
 from bulkissue.journal import Journal
 from bulkissue.outcomes import Outcome
@@ -91,9 +91,9 @@ class Claims:
 
 @contextmanager
 def remembered(
-    run: ledgers.Run,
+    run: derivation.Run,
     journal: Journal,
-    ending: ledgers.Ending,
+    ending: derivation.Ending,
     state_dir: Path,
     names: Iterable[tuple[str, str]],
 ) -> Iterator[Claims]:

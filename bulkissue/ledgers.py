@@ -1,9 +1,7 @@
 """
-The ledgers: every input row once, in one of four files, derived from plan and journal.
+The ledgers: every input row once, in one of four files, as `derivation` gives it.
 
-Pure: the same input, plan and journal give the same files, however often and on whatever machine.
-Writing them is also the proof of conservation: it must never leave a row out, or write one whose
-attempts contradict each other.
+Writing them is also the proof of conservation. No ledger may take its name before all rows have been counted.
 """
 
 from collections import Counter
@@ -15,43 +13,19 @@ from pathlib import Path
 
 import polars as pl
 
-from bulkissue import attempts, runfolder
+from bulkissue import runfolder
+from bulkissue.derivation import Ending, Piece, Run, pieces
 from bulkissue.errors import ConservationBroken
 from bulkissue.files import replacing, replacing_path, sha256
 from bulkissue.history import HISTORY_SCHEMA
 from bulkissue.journal import Journal
-from bulkissue.outcomes import LEDGER_COLUMNS, LEDGER_OF, REASONS, RESULT_FIELDS, Ledger, Outcome
+from bulkissue.outcomes import LEDGER_COLUMNS, LEDGER_OF, Ledger, Outcome
 
-#: Rows in a piece: whole row groups of input.parquet and plan.parquet.
-_SLICE = 1 << 17
 #: Rows in a history part, at least.
 _PART = 1 << 20
-_OUTCOME = pl.Enum([outcome.value for outcome in Outcome])
 _NOT_ISSUED = (Outcome.FAILED, Outcome.REJECTED, Outcome.NOT_ATTEMPTED)
-
-#: What each row has of its own; the other ledger columns are mostly alike for the rows of an attempt.
-_OWN = ("_bi_place", "_bi_compare_key", "_bi_row", "_bi_identifier", "_bi_customer_id", "_bi_reference")
-#: The same, by the names they have while they are reckoned.
-_OWN_BEFORE = {"row", "compare_key", "_bi_row", "identifier", "got_customer_id", "got_reference", "settled_reference"}
-_OWN_RESULTS = ("got_customer_id", "got_reference")
 #: As polars does it where cells are quoted if need be. Empty text is not null.
 _TO_BE_QUOTED = [",", '"', "\r", "\n"]
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """
-    How the run stands, for the rows that were not sent.
-
-    Attributes:
-        completed: Every row had its turn. A row with only void attempts has then failed.
-        reason: Otherwise why its turn did not come: a `guard` code.
-        message: In words.
-    """
-
-    completed: bool
-    reason: str = "guard.unfinished"
-    message: str = REASONS["guard.unfinished"]
 
 
 @dataclass(slots=True)
@@ -82,74 +56,6 @@ class Books:
     def failure_reasons(self) -> dict[str, int]:
         """The reasons of the rows that stand in failure and unknown ledgers, most frequent first."""
         return dict(sorted(self.reasons.items(), key=lambda item: (-item[1], item[0])))
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What the ledgers of a run are made from."""
-
-    folder: Path
-    run_id: str
-    target: str
-    columns: tuple[str, ...]
-    rows: int
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """
-    Some rows with their outcomes. What the rows of an attempt share stands once: it is reckoned and made text once.
-
-    Attributes:
-        cells: The input's columns.
-        own: The columns of `_OWN`, a line for each row.
-        shared: The other columns of `LEDGER_COLUMNS`, a line for each group of rows that have them alike.
-        line: For each row its line of `shared`.
-    """
-
-    cells: pl.DataFrame
-    own: pl.DataFrame
-    shared: pl.DataFrame
-    line: pl.Series
-
-    def only(self, which: pl.Expr) -> "Piece":
-        """The rows for which an expression over the shared columns is true."""
-        chosen = self.shared.select(which).to_series()
-        if chosen.all():
-            return self
-        if not chosen.any():
-            return Piece(self.cells.clear(), self.own.clear(), self.shared, self.line.clear())
-        rows = chosen.gather(self.line)
-        return Piece(self.cells.filter(rows), self.own.filter(rows), self.shared, self.line.filter(rows))
-
-    def whole(self) -> pl.DataFrame:
-        """All columns: the input's, `LEDGER_COLUMNS`, `_bi_place` (in the input, from 0) and `_bi_compare_key`."""
-        together = self.own.hstack(self.shared.select(pl.all().gather(self.line)))
-        return self.cells.hstack(together.select(*LEDGER_COLUMNS, "_bi_place", "_bi_compare_key"))
-
-    def text(self) -> pl.DataFrame:
-        """As a ledger has it: cells of CSV, quoted where that is needed; shared ones that touch are one cell."""
-        texts = [_quoted(self.cells[name]) for name in self.cells.columns]
-        for own, names in groupby(LEDGER_COLUMNS, lambda name: name in _OWN):
-            if own:
-                texts += [_quoted(self.own[name]) for name in names]
-            else:
-                parts = [_quoted(self.shared[name].cast(pl.String)).fill_null("") for name in names]
-                texts.append(pl.select(pl.concat_str(parts, separator=",")).to_series().gather(self.line))
-        return pl.DataFrame([text.alias(f"{place}") for place, text in enumerate(texts)])
-
-
-def _quoted(cells: pl.Series) -> pl.Series:
-    """Text as a CSV file has it; null stays null."""
-    if cells.dtype != pl.String:
-        return cells
-    # Most columns need no quotes anywhere, and one look through all of their text costs a third of a look at each cell.
-    text = cells.str.join().item()
-    if not any(mark in text for mark in _TO_BE_QUOTED) and not (cells == "").any():
-        return cells
-    special = cells.str.contains_any(_TO_BE_QUOTED) | (cells == "")
-    quoted = pl.format('"{}"', cells.str.replace_all('"', '""', literal=True))
-    return pl.select(pl.when(special).then(quoted).otherwise(cells)).to_series()
 
 
 def write(run: Run, journal: Journal, ending: Ending, formats: Sequence[str], out: Path) -> Books:
@@ -202,9 +108,34 @@ def writing(run: Run, out: Path, names: Iterable[Ledger]) -> Iterator[Callable[[
             for ledger, file in files.items():
                 chosen = piece.only(pl.col("_bi_outcome").is_in(_outcomes_of(ledger)))
                 if chosen.line.len():
-                    chosen.text().write_csv(file, include_header=False, quote_style="never")
+                    text_of(chosen).write_csv(file, include_header=False, quote_style="never")
 
         yield append
+
+
+def text_of(piece: Piece) -> pl.DataFrame:
+    """As a ledger has it: cells of CSV, quoted where that is needed; shared ones that touch are one cell."""
+    texts = [_quoted(piece.cells[name]) for name in piece.cells.columns]
+    for own, names in groupby(LEDGER_COLUMNS, lambda name: name in piece.own.columns):
+        if own:
+            texts += [_quoted(piece.own[name]) for name in names]
+        else:
+            parts = [_quoted(piece.shared[name].cast(pl.String)).fill_null("") for name in names]
+            texts.append(pl.select(pl.concat_str(parts, separator=",")).to_series().gather(piece.line))
+    return pl.DataFrame([text.alias(f"{place}") for place, text in enumerate(texts)])
+
+
+def _quoted(cells: pl.Series) -> pl.Series:
+    """Text as a CSV file has it; null stays null."""
+    if cells.dtype != pl.String:
+        return cells
+    # Most columns need no quotes anywhere, and one look through all of their text costs a third of a look at each cell.
+    text = cells.str.join().item()
+    if not any(mark in text for mark in _TO_BE_QUOTED) and not (cells == "").any():
+        return cells
+    special = cells.str.contains_any(_TO_BE_QUOTED) | (cells == "")
+    quoted = pl.format('"{}"', cells.str.replace_all('"', '""', literal=True))
+    return pl.select(pl.when(special).then(quoted).otherwise(cells)).to_series()
 
 
 def history_parts(run: Run, journal: Journal, ending: Ending, out: Path) -> list[Path]:
@@ -273,228 +204,6 @@ class _Memory:
             self.parts.append(part)
             self.frames = []
         return self.parts
-
-
-def derive(run: Run, journal: Journal, ending: Ending) -> Iterator[pl.DataFrame]:
-    """
-    Every row with its outcome, in input order, some hundred thousand at a time.
-
-    Yields:
-        As `Piece.whole`.
-
-    Raises:
-        ConservationBroken: See `write`.
-    """
-    for piece in pieces(run, journal, ending):
-        yield piece.whole()
-
-
-def pieces(run: Run, journal: Journal, ending: Ending) -> Iterator[Piece]:
-    """As `derive`, with what the rows of an attempt share standing once."""
-    settled = _settlements(journal)
-    held = pl.DataFrame(
-        [(item.row, item.reason, item.message) for item in journal.held()],
-        schema={"row": pl.UInt32, "held_reason": pl.String, "held_message": pl.String},
-        orient="row",
-    )
-    sendings = 0
-    for start in range(0, run.rows, _SLICE):
-        rows = _piece(run.folder / "input.parquet", start)
-        plan = _piece(run.folder / "plan.parquet", start).drop("source", "account_id")
-        if rows.height != plan.height or rows.is_empty():
-            raise ConservationBroken(f"{run.folder}: input.parquet and plan.parquet differ in length")
-        found, sent = _sent(journal, plan)
-        sendings += int(sent["sendings"].sum())
-        # The input's own columns may bear any name: they stay out of the reckoning.
-        joined = plan.hstack(rows.select("_bi_source_file", "_bi_row", "_bi_attempts"))
-        for beside in (sent, settled, held):
-            joined = _beside(joined, beside)
-        yield _reckoned(rows.select(run.columns), joined, found, run, ending)
-    if sendings != (known := journal.rows_sent()):
-        journal.marks(run.rows)  # says so where there is no such row
-        raise ConservationBroken(f"the journal names {known} rows as sent, the plan knows {sendings} of them")
-
-
-def _piece(path: Path, start: int) -> pl.DataFrame:
-    return pl.scan_parquet(path, glob=False).slice(start, _SLICE).collect()
-
-
-def _beside(rows: pl.DataFrame, found: pl.DataFrame) -> pl.DataFrame:
-    """What was found of some of the rows beside them, by `row`."""
-    if found.height == rows.height and (found["row"] == rows["row"]).all():
-        return rows.hstack(found.drop("row"))
-    return rows.join(found, on="row", how="left", maintain_order="left")
-
-
-def _sent(journal: Journal, plan: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """
-    What the journal says of the piece's rows: attempts, and a line for each row that has one.
-
-    Returns:
-        As `attempts.read`, each row once, with its last attempt; and `sendings`, how many it has (UInt32).
-    """
-    bounds = plan.group_by("identifier_type").agg(
-        pl.col("batch").min().alias("low"), pl.col("batch").max().alias("high")
-    )
-    stretches = bounds.select("low", "high").drop_nulls().sort("low").rows()
-    found, rows = (
-        frame.rename({name: f"got_{name}" for name in RESULT_FIELDS}, strict=False)
-        for frame in attempts.read(journal, stretches)
-    )
-    rows = rows.filter(rows["row"].is_between(plan["row"][0], plan["row"][-1]))
-    if rows["row"].n_unique() == rows.height:
-        return found, rows.with_columns(pl.lit(1, pl.UInt32).alias("sendings"))
-    # Attempts stand in the order they were sent. Only the last one of a row may be without a void.
-    final = found["void"].is_null().gather(rows["attempt"])
-    merged = (
-        rows.with_columns(final.alias("final"))
-        .group_by("row", maintain_order=True)
-        .agg(pl.all().last(), pl.len().alias("sendings"), pl.col("final").sum().alias("finals"))
-    )
-    if merged.filter((pl.col("finals") > 1) | ((pl.col("finals") == 1) & ~pl.col("final"))).height:
-        raise ConservationBroken(f"{journal.path}: a row was sent again although an earlier attempt was not void")
-    return found, merged.drop("final", "finals")
-
-
-def _settlements(journal: Journal) -> pl.DataFrame:
-    schema = {
-        "row": pl.UInt32,
-        "settled_outcome": pl.String,
-        "settled_reason": pl.String,
-        "settled_message": pl.String,
-        "settled_reference": pl.String,
-    }
-    found = [
-        (
-            item.row,
-            item.outcome.value,
-            item.reason,
-            item.text,
-            item.reference,
-        )
-        for item in journal.settlements()
-    ]
-    return pl.DataFrame(found, schema=schema, orient="row").unique("row", keep="last", maintain_order=True)
-
-
-def _reckoned(cells: pl.DataFrame, joined: pl.DataFrame, found: pl.DataFrame, run: Run, ending: Ending) -> Piece:
-    """What follows for rows from their plan, attempts, settlement and hold, which stand beside each other."""
-    for name in _OWN_RESULTS:
-        if name not in joined.columns:
-            joined = joined.with_columns(found[name].gather(joined["attempt"]))
-    told = [name for name in joined.columns if name not in _OWN_BEFORE and joined[name].null_count() < joined.height]
-    # Rows of one attempt may lie apart, where the input mixes identifier types: for this they stand together.
-    order = joined["attempt"].arg_sort()
-    together = joined.select(pl.col(told).gather(order))
-    differs = [pl.col(name).ne_missing(pl.col(name).shift()) for name in told]
-    first = pl.int_range(pl.len()) == 0
-    begins = together.select(pl.any_horizontal(first, *differs)).to_series()
-    lines = begins.cast(pl.UInt32).cum_sum() - 1
-    line = lines.gather(order.arg_sort())
-    heads = joined.select(pl.all().gather(order.filter(begins))).with_columns(
-        lines.rle().struct.field("len").alias("rows")
-    )
-    heads = heads.hstack(found.select(pl.exclude(joined.columns).gather(heads["attempt"])))
-    _refuse_contradictions(heads, ending, run)
-    own = joined.select(
-        pl.col("row").alias("_bi_place"),
-        pl.col("compare_key").alias("_bi_compare_key"),
-        "_bi_row",
-        pl.col("identifier").alias("_bi_identifier"),
-        _text("got_customer_id").alias("_bi_customer_id"),
-        # What an answer showed of a row that was not issued after all is no proof of anything.
-        pl.when(pl.col("settled_outcome").ne_missing(Outcome.FAILED.value))
-        .then(pl.coalesce(_text("settled_reference"), _text("got_reference")))
-        .alias("_bi_reference"),
-    )
-    return Piece(cells, own, _final(heads, run, ending), line)
-
-
-def _refuse_contradictions(heads: pl.DataFrame, ending: Ending, run: Run) -> None:
-    sent = pl.col("attempt").is_not_null()
-    planned = pl.col("outcome").is_null()
-    unknown = pl.col("void").is_null() & sent & (pl.col("got_outcome").is_null() | (pl.col("got_outcome") == "unknown"))
-    broken = {
-        "was sent although the plan settles it": sent & ~planned,
-        "was issued or may have been, and yet held back": pl.col("held_reason").is_not_null()
-        & sent
-        & pl.col("void").is_null(),
-        "was settled although it was not unknown": pl.col("settled_outcome").is_not_null() & ~unknown,
-        "has neither an outcome nor an attempt": planned
-        & ~sent
-        & pl.col("held_reason").is_null()
-        & pl.lit(ending.completed),
-    }
-    for what, where in broken.items():
-        found = heads.filter(where)
-        if found.height:
-            row = found.select(pl.format("{} row {}", "_bi_source_file", "_bi_row")).item(0, 0)
-            raise ConservationBroken(f"run {run.run_id}: {row} {what} ({found['rows'].sum()} such rows)")
-
-
-def _final(heads: pl.DataFrame, run: Run, ending: Ending) -> pl.DataFrame:
-    """The shared columns of a piece."""
-    sent = pl.col("attempt").is_not_null()
-    lost = sent & pl.col("void").is_null() & pl.col("got_outcome").is_null()
-    voided = sent & pl.col("void").is_not_null()
-    unsent = Outcome.FAILED if ending.completed else Outcome.NOT_ATTEMPTED
-    tried = pl.lit("crash.no_answer")
-    outcome = pl.coalesce(
-        pl.col("outcome").cast(pl.String),
-        "settled_outcome",
-        pl.when(pl.col("held_reason").is_not_null()).then(pl.lit(Outcome.ALREADY_ISSUED.value)),
-        "got_outcome",
-        pl.when(lost).then(pl.lit(Outcome.UNKNOWN.value)),
-        pl.lit(unsent.value),
-    )
-    reason = pl.coalesce(
-        "reason",
-        "settled_reason",
-        "held_reason",
-        "got_reason",
-        pl.when(lost).then(tried),
-        pl.when(voided & pl.lit(ending.completed)).then("void"),
-        pl.lit(ending.reason),
-    )
-    void_message = pl.col("void").replace_strict(REASONS, default=None, return_dtype=pl.String)
-    message = pl.coalesce(
-        "message",
-        "settled_message",
-        "held_message",
-        "got_message",
-        pl.when(lost).then(pl.lit(REASONS["crash.no_answer"])),
-        pl.when(voided & pl.lit(ending.completed)).then(
-            pl.format("every attempt was proven not applied; the last: {}", pl.coalesce(void_message, "void"))
-        ),
-        pl.lit(ending.message),
-    )
-    return heads.select(
-        pl.lit(run.run_id).alias("_bi_run"),
-        pl.lit(run.target).alias("_bi_target"),
-        "_bi_source_file",
-        outcome.cast(_OUTCOME).alias("_bi_outcome"),
-        reason.alias("_bi_reason"),
-        message.alias("_bi_message"),
-        pl.col("identifier_type").cast(pl.String).alias("_bi_identifier_type"),
-        pl.col("batch").alias("_bi_batch"),
-        (pl.col("sendings").fill_null(0) + pl.col("_bi_attempts")).alias("_bi_attempts"),
-        pl.col("http_status").alias("_bi_http_status"),
-        _text("got_code").alias("_bi_code"),
-        _text("got_valid_till").alias("_bi_valid_till"),
-        _text("request_id").alias("_bi_request_id"),
-        _instant("sent_at").alias("_bi_sent_at"),
-        _instant("answered_at").alias("_bi_answered_at"),
-        "rows",
-    )
-
-
-def _text(name: str) -> pl.Expr:
-    """Empty text as an empty cell, which CSV writes without quotes."""
-    return pl.when(pl.col(name) != "").then(name)
-
-
-def _instant(name: str) -> pl.Expr:
-    return pl.col(name).cast(pl.Datetime("ms")).dt.to_string("%Y-%m-%dT%H:%M:%S%.3fZ")
 
 
 def _count(books: Books, piece: Piece) -> None:

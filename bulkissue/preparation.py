@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from bulkissue import customers, history, jobfile, ledgers, plan, runfolder
+from bulkissue import customers, derivation, history, jobfile, ledgers, plan, runfolder
 from bulkissue.credentials import Credentials
 from bulkissue.errors import (
     InputRefused,
@@ -172,10 +172,10 @@ def _write_unsent(folder: Path, intake: Intake, target: str, out: Path) -> None:
     """The failure and duplicate ledgers of a dry run: the rows its plan settles."""
     run_id = "dry-run"
     journal = Journal.create(folder / "journal.db", run_id=run_id, plan_sha256="")
-    run = ledgers.Run(folder, run_id, target, intake.columns, intake.rows)
+    run = derivation.Run(folder, run_id, target, intake.columns, intake.rows)
     names = sorted({LEDGER_OF[outcome] for outcome in (Outcome.REJECTED, Outcome.DUPLICATE)})
     try:
-        pieces = ledgers.pieces(run, journal, ledgers.Ending(completed=False))
+        pieces = derivation.pieces(run, journal, derivation.Ending(completed=False))
         out.mkdir(mode=0o700, parents=True, exist_ok=True)
         with ledgers.writing(run, out, names) as append:
             for piece in pieces:

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import polars as pl
 
-from bulkissue import claims, history, ledgers
+from bulkissue import claims, derivation, history
 from bulkissue.claims import Claims, OpenRow
 from bulkissue.credentials import Credentials
 from bulkissue.endpoints import offer_of
@@ -141,9 +141,9 @@ class Case:
         state_dir: Where all runs of its target are remembered.
     """
 
-    run: ledgers.Run
+    run: derivation.Run
     journal: Journal
-    ending: ledgers.Ending
+    ending: derivation.Ending
     job: Job
     state_dir: Path
 
@@ -414,7 +414,7 @@ def _survey(case: Case) -> tuple[list[Row], dict[tuple[str, str], list[Row]]]:
     """The run's unknown rows, and its latest proven successes for each kind of question."""
     unknown, latest = [], []
     plan = pl.scan_parquet(case.run.folder / "plan.parquet", glob=False).select("row", "source")
-    for frame in ledgers.derive(case.run, case.journal, case.ending):
+    for frame in derivation.frames(case.run, case.journal, case.ending):
         picked = frame.select(_PICKED)
         unknown.append(picked.filter(pl.col("_bi_outcome") == Outcome.UNKNOWN.value))
         proven = picked.filter((pl.col("_bi_outcome") == Outcome.SUCCEEDED.value) & (pl.col("_bi_reason") == _PROVEN))
@@ -444,7 +444,7 @@ def _sample(case: Case, most: int) -> list[Row]:
         Outcome.FAILED: sent,
     }
     places: dict[Outcome, list[pl.Series]] = {outcome: [] for outcome in which}
-    for frame in ledgers.derive(case.run, case.journal, case.ending):
+    for frame in derivation.frames(case.run, case.journal, case.ending):
         for outcome, where in which.items():
             places[outcome].append(frame.filter((pl.col("_bi_outcome") == outcome.value) & where)["_bi_place"])
     chosen = set()
@@ -454,7 +454,7 @@ def _sample(case: Case, most: int) -> list[Row]:
         chosen |= {candidates[number * candidates.len() // count] for number in range(count)}
     picked = [
         frame.select(_PICKED).filter(pl.col("_bi_place").is_in(list(chosen)))
-        for frame in ledgers.derive(case.run, case.journal, case.ending)
+        for frame in derivation.frames(case.run, case.journal, case.ending)
     ]
     return _rows(case, pl.concat(picked)) if picked else []
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
-from bulkissue import customers, history, jobfile, ledgers, plan, runfolder
+from bulkissue import customers, derivation, history, jobfile, plan, runfolder
 from bulkissue.consent import Consent, question
 from bulkissue.crashpoint import reached
 from bulkissue.credentials import read_credentials
@@ -184,7 +184,7 @@ def resolve(folder: Path, words: Sequence[Word], watch: Watch) -> Result:
     with _reopened(folder, loaded, watch) as session:
         halt = _halt_of(session.manifest)
         with _closed_on_trouble(session.journal):
-            frames = ledgers.derive(ledger_run(folder, session.manifest), session.journal, ending_of(halt))
+            frames = derivation.frames(ledger_run(folder, session.manifest), session.journal, ending_of(halt))
             session.journal.write(settlements(words, _open_to_words(frames), now_ms()))
         return session.settle(halt)
 

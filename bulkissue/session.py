@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
-from bulkissue import history, jobfile, ledgers, logs, plan, report, runfolder
+from bulkissue import derivation, history, jobfile, ledgers, logs, plan, report, runfolder
 from bulkissue.crashpoint import reached
 from bulkissue.credentials import Credentials
 from bulkissue.dispatch import Dispatch
@@ -243,14 +243,14 @@ def _exit_code(books: ledgers.Books, halt: Halt | None) -> ExitCode:
     return ExitCode.OK
 
 
-def ending_of(halt: Halt | None) -> ledgers.Ending:
+def ending_of(halt: Halt | None) -> derivation.Ending:
     """How the run stands, for the rows that were not sent."""
-    return ledgers.Ending(completed=True) if halt is None else ledgers.Ending(False, halt.reason, halt.message)
+    return derivation.Ending(completed=True) if halt is None else derivation.Ending(False, halt.reason, halt.message)
 
 
-def ledger_run(folder: Path, manifest: Manifest) -> ledgers.Run:
+def ledger_run(folder: Path, manifest: Manifest) -> derivation.Run:
     """What the ledgers of the run are made from."""
-    return ledgers.Run(folder, manifest.run_id, manifest.target, manifest.columns, manifest.rows)
+    return derivation.Run(folder, manifest.run_id, manifest.target, manifest.columns, manifest.rows)
 
 
 def _of_the_disk(trouble: Exception) -> str:

@@ -7,7 +7,7 @@ Changes nothing in the run folder. It must never pass a ledger that is not what 
 import tempfile
 from pathlib import Path
 
-from bulkissue import ledgers, runfolder
+from bulkissue import derivation, ledgers, runfolder
 from bulkissue.errors import BulkissueError, StateRefused
 from bulkissue.files import sha256
 from bulkissue.jobfile import load
@@ -63,9 +63,9 @@ def changed_inputs(manifest: Manifest) -> list[str]:
 def _derived_again(folder: Path, manifest: Manifest) -> list[str]:
     """What differs when the ledgers are made once more."""
     formats = load(folder / "job.toml", flags={}, environ={}).job.output.formats
-    run = ledgers.Run(folder, manifest.run_id, manifest.target, manifest.columns, manifest.rows)
+    run = derivation.Run(folder, manifest.run_id, manifest.target, manifest.columns, manifest.rows)
     stop = manifest.stop
-    ending = ledgers.Ending(completed=True) if stop is None else ledgers.Ending(False, stop.reason, stop.message)
+    ending = derivation.Ending(completed=True) if stop is None else derivation.Ending(False, stop.reason, stop.message)
     try:
         journal = Journal.look(
             folder / "journal.db", run_id=manifest.run_id, plan_sha256=manifest.digests["plan.parquet"]

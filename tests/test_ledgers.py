@@ -11,14 +11,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from bulkissue import attempts, ledgers
+from bulkissue import attempts, derivation, ledgers
 from bulkissue.errors import ConservationBroken, StateRefused
 from bulkissue.journal import Answer, Entry, Intent, Journal, Settlement
 from bulkissue.outcomes import LEDGER_COLUMNS, LEDGER_OF, REASONS, RESULT_FIELDS, Outcome, Results, RowResult
 from bulkissue.plan import PLAN_SCHEMA
 
 PROOF = RowResult(Outcome.SUCCEEDED, "answer.proof", customer_id="7", reference="e1")
-COMPLETED = ledgers.Ending(completed=True)
+COMPLETED = derivation.Ending(completed=True)
 NASTY = ["", "a,b", 'say "a"', "line\nbreak", "\r", "plain", "Ünï", " blank ", None, '","', "\\", "\x00"]
 
 
@@ -30,7 +30,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     opened.close()
 
 
-def folder(path: Path, names: Sequence[str | None] = ("x",) * 12) -> ledgers.Run:
+def folder(path: Path, names: Sequence[str | None] = ("x",) * 12) -> derivation.Run:
     """A run folder with the input and the plan of so many rows, of which every fourth is a duplicate."""
     rows = pl.DataFrame({"name": names}, schema={"name": pl.String}).with_columns(
         pl.lit("in.csv").alias("_bi_source_file"),
@@ -55,7 +55,7 @@ def folder(path: Path, names: Sequence[str | None] = ("x",) * 12) -> ledgers.Run
         batch=pl.when(~twice).then(row // 4 + 1),
     )
     plan.select(pl.col(name).cast(kind) for name, kind in PLAN_SCHEMA.items()).write_parquet(path / "plan.parquet")
-    return ledgers.Run(path, "r", "t", ("name",), rows.height)
+    return derivation.Run(path, "r", "t", ("name",), rows.height)
 
 
 def sent(number: int, batch: int, *rows: int, void: str | None = None, found: Results | None = None) -> list[Entry]:
@@ -123,8 +123,8 @@ def test_cells_are_quoted_as_polars_does(tmp_path_factory, names):
     said = [RowResult(Outcome.SUCCEEDED, "answer.proof", name or "", reference=name or "e") for name in names[:3]]
     journal.write(sent(1, 1, 0, 1, 2, found=Results.of(said)))
     try:
-        for piece in ledgers.pieces(run, journal, ledgers.Ending(completed=False)):
-            ours = piece.text().write_csv(include_header=False, quote_style="never")
+        for piece in derivation.pieces(run, journal, derivation.Ending(completed=False)):
+            ours = ledgers.text_of(piece).write_csv(include_header=False, quote_style="never")
             assert ours == piece.whole().select("name", *LEDGER_COLUMNS).write_csv(include_header=False)
     finally:
         journal.close()
@@ -194,7 +194,7 @@ def test_an_answer_that_does_not_fit_its_rows(tmp_path, journal, sizes, odd):
 def test_contradictions_are_refused(tmp_path, journal, entries, error, words):
     """Plan and journal that contradict each other give no ledger."""
     journal.write(entries)
-    ending = ledgers.Ending(completed="neither" in words)
+    ending = derivation.Ending(completed="neither" in words)
     with pytest.raises(error, match=words):
         ledgers.write(folder(tmp_path), journal, ending, ["csv"], tmp_path)
     assert not list(tmp_path.glob("*.csv"))
@@ -203,10 +203,10 @@ def test_contradictions_are_refused(tmp_path, journal, entries, error, words):
 def test_pieces_make_no_difference(tmp_path, journal, monkeypatch):
     """However many rows are held at once, the rows are the same."""
     journal.write(sent(1, 1, 0, 1, 2, found=Results.of([PROOF] * 3)))
-    run, ending = folder(tmp_path), ledgers.Ending(completed=False)
-    whole = pl.concat(list(ledgers.derive(run, journal, ending)))
-    monkeypatch.setattr(ledgers, "_SLICE", 5)
-    assert_frame_equal(pl.concat(list(ledgers.derive(run, journal, ending))), whole)
+    run, ending = folder(tmp_path), derivation.Ending(completed=False)
+    whole = pl.concat(list(derivation.frames(run, journal, ending)))
+    monkeypatch.setattr(derivation, "_SLICE", 5)
+    assert_frame_equal(pl.concat(list(derivation.frames(run, journal, ending))), whole)
     text = io.BytesIO()
     whole.write_csv(text)
     assert text.getvalue().count(b"\n") == 13
