@@ -17,11 +17,12 @@ from bulkissue import logs
 from bulkissue.crashpoint import reached
 from bulkissue.endpoints import ROUTES
 from bulkissue.endpoints.answer import Offer
+from bulkissue.entries import Answer, Event, Intent
 from bulkissue.errors import ExitCode, StateRefused
 from bulkissue.exchange import Batch, MaybeSent, NotSent, Reply, Sending
 from bulkissue.guards import Guards, Halt, Tally
 from bulkissue.job import LimitsSection
-from bulkissue.journal import Answer, Event, Intent, Journal
+from bulkissue.journal import Journal
 from bulkissue.outcomes import REASONS, Outcome, Results
 from bulkissue.scribe import Scribe
 from bulkissue.verdict import Verdict, judge

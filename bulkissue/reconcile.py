@@ -22,6 +22,7 @@ from bulkissue import claims, derivation, history
 from bulkissue.claims import Claims, OpenRow
 from bulkissue.credentials import Credentials
 from bulkissue.endpoints import offer_of
+from bulkissue.entries import Settlement
 from bulkissue.errors import ExitCode
 from bulkissue.evidence import (
     Clock,
@@ -38,7 +39,7 @@ from bulkissue.evidence import (
 from bulkissue.exchange import Reply, Request
 from bulkissue.guards import Halt
 from bulkissue.job import Job
-from bulkissue.journal import Journal, Settlement
+from bulkissue.journal import Journal
 from bulkissue.outcomes import REASONS, Outcome
 from bulkissue.readback import READERS
 from bulkissue.readback.page import Asked, Page, Reading, unite

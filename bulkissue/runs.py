@@ -18,6 +18,7 @@ from bulkissue import customers, derivation, history, jobfile, plan, runfolder
 from bulkissue.consent import Consent, question
 from bulkissue.crashpoint import reached
 from bulkissue.credentials import read_credentials
+from bulkissue.entries import Held, Settlement
 from bulkissue.errors import (
     ExitCode,
     SettingsRefused,
@@ -26,7 +27,7 @@ from bulkissue.errors import (
 )
 from bulkissue.files import write_whole
 from bulkissue.guards import Halt
-from bulkissue.journal import SENT, Held, Journal, Settlement
+from bulkissue.journal import SENT, Journal
 from bulkissue.outcomes import LEDGER_OF, Outcome
 from bulkissue.preparation import Choices, look_customers_up, manifest_of, take_input
 from bulkissue.reconcile import Account, Case, read_back

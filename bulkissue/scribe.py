@@ -8,8 +8,9 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 from bulkissue.crashpoint import reached
+from bulkissue.entries import Answer, Entry, Intent
 from bulkissue.errors import StateRefused
-from bulkissue.journal import Answer, Entry, Intent, Journal
+from bulkissue.journal import Journal
 
 _Note = tuple[Entry, asyncio.Future[None] | None]
 

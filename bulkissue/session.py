@@ -23,12 +23,13 @@ from bulkissue.crashpoint import reached
 from bulkissue.credentials import Credentials
 from bulkissue.dispatch import Dispatch
 from bulkissue.endpoints import offer_of
+from bulkissue.entries import Event
 from bulkissue.errors import BulkissueError, ExitCode, StateRefused
 from bulkissue.files import identity
 from bulkissue.guards import Guards, Halt, Tally
 from bulkissue.intake import Intake
 from bulkissue.job import Job
-from bulkissue.journal import Event, Journal
+from bulkissue.journal import Journal
 from bulkissue.outcomes import Outcome
 from bulkissue.reader import lane_of
 from bulkissue.runfolder import Manifest, Stop

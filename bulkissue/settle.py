@@ -12,8 +12,8 @@ from typing import Literal
 
 import polars as pl
 
+from bulkissue.entries import Settlement
 from bulkissue.errors import InputRefused, UsageRefused
-from bulkissue.journal import Settlement
 from bulkissue.outcomes import REASONS, Outcome
 
 Finding = Literal["issued", "not-issued"]

@@ -24,21 +24,9 @@ from hypothesis import strategies as st
 
 from bulkissue import attempts
 from bulkissue import journal as journal_module
+from bulkissue.entries import Answer, Entry, Event, Held, Intent, Settlement
 from bulkissue.errors import StateRefused
-from bulkissue.journal import (
-    APPLICATION_ID,
-    FORMAT,
-    NEVER_SENT,
-    ONLY_VOID,
-    SENT,
-    Answer,
-    Entry,
-    Event,
-    Held,
-    Intent,
-    Journal,
-    Settlement,
-)
+from bulkissue.journal import APPLICATION_ID, FORMAT, NEVER_SENT, ONLY_VOID, SENT, Journal
 from bulkissue.outcomes import RESULT_FIELDS, Outcome, Results, RowResult
 
 RUN = {"run_id": "run", "plan_sha256": "plan"}

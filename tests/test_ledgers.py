@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from bulkissue import attempts, derivation, ledgers
+from bulkissue.entries import Answer, Entry, Intent, Settlement
 from bulkissue.errors import ConservationBroken, StateRefused
-from bulkissue.journal import Answer, Entry, Intent, Journal, Settlement
+from bulkissue.journal import Journal
 from bulkissue.outcomes import LEDGER_COLUMNS, LEDGER_OF, REASONS, RESULT_FIELDS, Outcome, Results, RowResult
 from bulkissue.plan import PLAN_SCHEMA
 

@@ -17,8 +17,9 @@ from conftest import read_ledgers
 from scene import Scene
 
 from bulkissue import report, runfolder
+from bulkissue.entries import Answer, Event, Intent
 from bulkissue.history import HISTORY_SCHEMA
-from bulkissue.journal import Answer, Event, Intent, Journal
+from bulkissue.journal import Journal
 from bulkissue.outcomes import Outcome, Results
 from bulkissue.report import campaign, course, figures
 from bulkissue.report.markup import said, text

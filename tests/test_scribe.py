@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from bulkissue.entries import Answer, Event, Intent
 from bulkissue.errors import StateRefused
-from bulkissue.journal import Answer, Event, Intent, Journal
+from bulkissue.journal import Journal
 from bulkissue.scribe import Scribe
 
 RUN = {"run_id": "run", "plan_sha256": "plan"}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from bulkissue.journal import Settlement
+from bulkissue.entries import Settlement
 from bulkissue.outcomes import LEDGER_OF, REASONS, Ledger, Outcome
 from bulkissue.runfolder import Manifest
 

@@ -10,7 +10,8 @@ from itertools import chain, count, islice, pairwise
 
 import polars as pl
 
-from bulkissue.journal import Event, Journal
+from bulkissue.entries import Event
+from bulkissue.journal import Journal
 
 _MOST_INTERVALS = 60
 _MOST_PAUSES = 20

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
-from bulkissue.journal import Settlement
+from bulkissue.entries import Settlement
 from bulkissue.outcomes import Outcome
 
 _MOST_WORDS = 50

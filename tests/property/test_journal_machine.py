@@ -18,19 +18,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from bulkissue.entries import Answer, Entry, Event, Held, Intent, Settlement
 from bulkissue.errors import StateRefused
-from bulkissue.journal import (
-    NEVER_SENT,
-    ONLY_VOID,
-    SENT,
-    Answer,
-    Entry,
-    Event,
-    Held,
-    Intent,
-    Journal,
-    Settlement,
-)
+from bulkissue.journal import NEVER_SENT, ONLY_VOID, SENT, Journal
 from bulkissue.outcomes import RESULT_FIELDS, Outcome, Results, RowResult
 
 RUN = {"run_id": "run", "plan_sha256": "plan"}
