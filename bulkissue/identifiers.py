@@ -120,12 +120,12 @@ def _as_it_stands(
         chosen = {name: given == name for name in IDENTIFIER_TYPES if name in carried}
         cell = pl.col(columns["identifier"])
     else:
-        only = settings.default_type or ""
-        if form == "wide":
-            only = next((name for name in settings.prefer if name in columns), only)
-        kind = pl.lit(only if only in IDENTIFIER_TYPES else None, IDENTIFIER_TYPE)
+        wide = form == "wide"
+        preferred = (name for name in settings.prefer if name in columns)
+        only: str = next(preferred, "") if wide else settings.default_type or ""
+        kind = pl.lit(only or None, IDENTIFIER_TYPE)
         chosen = {only: pl.lit(value=True)} if only in carried else {}
-        cell = pl.col(columns[only if form == "wide" else "identifier"])
+        cell = pl.col(columns[only if wide else "identifier"]) if chosen else _NOTHING
     value = key = cell
     if "mobile" in chosen and settings.country_code is not None:
         national = chosen["mobile"] & (cell.str.len_bytes() == settings.national_length)

@@ -129,6 +129,7 @@ class _Connection:
 
     def __init__(self, held: Connection, asked: aiohttp.ClientRequest) -> None:
         if held.protocol is None or held.transport is None:
+            held.close()
             raise ConnectionError
         self._held = held
         self.protocol: ResponseHandler = held.protocol

@@ -85,9 +85,10 @@ def test_the_short_way_leads_to_the_same_end(data, form, height):
         default_source=data.draw(st.sampled_from([None, "INSTORE", "MOBILE_APP"])),
         country_code=data.draw(st.sampled_from([None, "91", "123"])),
         national_length=data.draw(st.sampled_from([10, 9, 13])),
+        prefer=data.draw(st.sampled_from([list(IDENTIFIER_TYPES), ["email", "mobile"], ["external_id"]])),
     )
-    known = data.draw(st.sampled_from([None, ("INSTORE", "WEB_ENGAGE", "ALL")]))
-    carried = {kind: known for kind in IDENTIFIER_TYPES if data.draw(st.booleans())}
+    known = st.sampled_from([None, ("INSTORE", "WEB_ENGAGE", "ALL"), ("INSTORE", "MOBILE_APP")])
+    carried = {kind: data.draw(known) for kind in IDENTIFIER_TYPES if data.draw(st.booleans())}
     given_by_rules = identify(rows.lazy(), columns, form, options, carried).collect()
     assert_frame_equal(at_once(rows, columns, form, options, carried), given_by_rules)
 
