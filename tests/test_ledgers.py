@@ -201,6 +201,20 @@ def test_contradictions_are_refused(tmp_path, journal, entries, error, words):
     assert not list(tmp_path.glob("*.csv"))
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [(pl.DataFrame.reverse, "in their order"), (lambda plan: plan.head(5), "differ in length")],
+    ids=["reversed", "shorter"],
+)
+def test_a_plan_of_other_rows(change, words, tmp_path, journal):
+    """A plan whose rows are not the input's, one for one, gives no ledger: a row could get another's answer."""
+    run = folder(tmp_path)
+    change(pl.read_parquet(tmp_path / "plan.parquet")).write_parquet(tmp_path / "plan.parquet")
+    with pytest.raises(ConservationBroken, match=words):
+        ledgers.write(run, journal, COMPLETED, ["csv"], tmp_path)
+    assert not list(tmp_path.glob("*.csv"))
+
+
 def test_pieces_make_no_difference(tmp_path, journal, monkeypatch):
     """However many rows are held at once, the rows are the same."""
     journal.write(sent(1, 1, 0, 1, 2, found=Results.of([PROOF] * 3)))
