@@ -11,8 +11,8 @@ each request that is not wanted here.
 
 What else was read in aiohttp 3.14.5, and is held by `tests/test_wire.py`:
 
-- What came on an idle connection was parsed and kept, and would be the answer to the next request (aiohttp's issue
-  13656): `_Connection.is_good` asks.
+- What comes on an idle connection is parsed and kept, and would be the answer to the next request (aiohttp's issue
+  13656): nothing is read while a connection rests, and `_Connection.is_good` looks at what waits.
 - A connection that is closed first writes out what it still holds. A request that was given up is to end: `abort`.
 - A body that ends with the connection is whole for aiohttp also where the connection was reset: `_Content` asks.
 - A broken chunk behind the first part of a body is not told to its reader, who waits until its time is up.
@@ -22,7 +22,6 @@ What else was read in aiohttp 3.14.5, and is held by `tests/test_wire.py`:
 
 import asyncio
 import select
-import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Iterable
@@ -81,20 +80,20 @@ class Transport(httpx.AsyncBaseTransport):
         return await connection.exchange(request)
 
     async def _connect(self, url: httpx.URL) -> "_Connection":
-        self._let_go()
-        if self._connector is None:  # it belongs to an event loop, and there is none yet where a lane is made
-            self._connector = aiohttp.TCPConnector(
-                ssl=self._context,
-                use_dns_cache=False,  # a connection is rare, and a changed address is seen at the next one
-                resolver=aiohttp.ThreadedResolver(),  # the system's, even where aiodns happens to be installed
-            )
-        asked = aiohttp.ClientRequest(
-            "GET",
-            URL(f"{url.scheme}://{url.netloc.decode()}/", encoded=True),
-            proxy=self._proxy,
-            loop=asyncio.get_running_loop(),
-        )
         try:
+            self._let_go()
+            if self._connector is None:  # it belongs to an event loop, and there is none yet where a lane is made
+                self._connector = aiohttp.TCPConnector(
+                    ssl=self._context,
+                    use_dns_cache=False,  # a connection is rare, and a changed address is seen at the next one
+                    resolver=aiohttp.ThreadedResolver(),  # the system's, even where aiodns happens to be installed
+                )
+            asked = aiohttp.ClientRequest(
+                "GET",
+                URL(f"{url.scheme}://{url.netloc.decode()}/", encoded=True),
+                proxy=self._proxy,
+                loop=asyncio.get_running_loop(),
+            )
             self._connection = _Connection(await self._connector.connect(asked, [], self._timeout), asked)
         except TimeoutError:
             raise httpx.ConnectTimeout("no connection in time") from None
@@ -134,10 +133,9 @@ class _Connection:
         self._held = held
         self.protocol: ResponseHandler = held.protocol
         self._transport: asyncio.Transport = held.transport
-        self._socket: socket.socket = held.transport.get_extra_info("socket")
         self._tls: ssl.SSLObject | None = held.transport.get_extra_info("ssl_object")
         self._readiness = select.poll()
-        self._readiness.register(self._socket.fileno(), select.POLLIN | select.POLLOUT)
+        self._readiness.register(held.transport.get_extra_info("socket").fileno(), select.POLLIN | select.POLLOUT)
         self._idle_since: float | None = None
         # A proxy that does not tunnel is given the whole URL, and its password with each request.
         self._by_proxy = asked.proxy is not None and not asked.is_ssl()
@@ -149,8 +147,8 @@ class _Connection:
         Whether it is open and rested for at most so long, nothing has come since the last answer, and all of the
         last request is out.
 
-        What has come would be taken for the answer to the next request: aiohttp reads and keeps what arrives on an
-        idle connection (its issue 13656).
+        What has come would be taken for the answer to the next request: aiohttp parses and keeps what arrives on an
+        idle connection (its issue 13656). So nothing is read while it rests, and here is a look at what waits.
         """
         if self._idle_since is None or time.monotonic() - self._idle_since > idle_seconds:
             return False
@@ -172,6 +170,7 @@ class _Connection:
         """Write the request, once, and wait for the answer's headers; where that fails the connection is down."""
         self._idle_since = None
         try:
+            self._transport.resume_reading()
             self.protocol.set_response_params(
                 read_until_eof=True,
                 auto_decompress=False,
@@ -209,8 +208,10 @@ class _Connection:
         return b"\r\n".join([*head, b"", body])
 
     def rest(self) -> None:
-        """Its answer was read to the end, and it may be used again."""
+        """Its answer was read to the end, and it may be used again. What comes until then stays in the kernel."""
         self._idle_since = time.monotonic()
+        if self.protocol.is_connected():
+            self._transport.pause_reading()
 
     @property
     def is_resting(self) -> bool:
@@ -219,7 +220,7 @@ class _Connection:
 
     def abort(self) -> None:
         """End it at once. A mere closing would first write out what it holds of a request given up."""
-        self._transport.abort()
+        self.protocol.abort()  # asyncio's transport itself cannot be aborted once it is lost
         self._held.close()
 
     def lost(self, trouble: Exception) -> httpx.TransportError:
@@ -238,13 +239,13 @@ class _Content(httpx.AsyncByteStream):
         self._content = content
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        connection, headers = self._connection, self._message.headers
+        connection = self._connection
         try:
             while part := await self._content.readany():
                 yield part
         except aiohttp.ClientError as trouble:
             raise connection.lost(trouble) from None
-        tells_its_end = "Content-Length" in headers or "chunked" in headers.get("Transfer-Encoding", "").lower()
+        tells_its_end = self._message.chunked or "Content-Length" in self._message.headers
         if not tells_its_end and isinstance(connection.protocol.exception(), OSError):
             # It ends with the connection, and aiohttp takes a reset for a proper end.
             raise httpx.ReadError("the connection broke")
