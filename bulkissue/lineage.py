@@ -14,7 +14,7 @@ import polars as pl
 from bulkissue.errors import InputRefused
 from bulkissue.headers import INVISIBLE
 from bulkissue.outcomes import LEDGER_COLUMNS, Outcome
-from bulkissue.tables import OWN_ROW
+from bulkissue.tables import OWN_MESSAGE, OWN_REASON, OWN_ROW
 from bulkissue.target import same_target
 
 Kind = Literal["plain", "failure_ledger"]
@@ -22,6 +22,9 @@ Kind = Literal["plain", "failure_ledger"]
 _MAY_BE_SENT = {Outcome.FAILED, Outcome.REJECTED, Outcome.NOT_ATTEMPTED}
 _NEEDED = ("_bi_outcome", "_bi_target", "_bi_source_file", "_bi_row")
 _RUNS_NAMED = 3
+#: Reasons of rows whose cells are not to be trusted.
+UNREAD = ("validate.ragged_line", "validate.misquoted_line", "validate.unreadable_value")
+_STILL_UNREAD = "it could not be read where it first stood; mend its cells and empty its _bi_reason, or mend that file"
 _AS_WRITTEN = "give the ledger as bulkissue wrote it; in a spreadsheet leave the _bi_ columns alone"
 
 
@@ -133,11 +136,20 @@ def traced(rows: pl.LazyFrame, own: Collection[str], file: str) -> pl.LazyFrame:
 
     A row without any, added by hand, is this file's own.
 
+    A row that could not be read as it stood is still refused: its cells are what was made of it, shifted perhaps, and
+    may name somebody else. Who has mended it empties its `_bi_reason`.
+
     Returns:
         `rows`, and `_bi_first_file` (String), `_bi_first_row` (UInt64) and `_bi_earlier_attempts` (UInt32).
     """
     source, row, added = _lineage()
     attempts = _whole("_bi_attempts", pl.UInt32) if "_bi_attempts" in own else pl.lit(0, pl.UInt32)
+    if "_bi_reason" in own:
+        unread = _cell("_bi_reason").is_in(UNREAD) & pl.col(OWN_REASON).is_null()
+        rows = rows.with_columns(
+            pl.when(unread).then(_cell("_bi_reason")).otherwise(OWN_REASON).alias(OWN_REASON),
+            pl.when(unread).then(pl.lit(_STILL_UNREAD)).otherwise(OWN_MESSAGE).alias(OWN_MESSAGE),
+        )
     return rows.with_columns(
         pl.when(added).then(pl.lit(file)).otherwise(source).alias("_bi_first_file"),
         pl.when(added).then(pl.col(OWN_ROW)).otherwise(row).alias("_bi_first_row"),

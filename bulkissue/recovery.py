@@ -160,6 +160,8 @@ def settle_lost(loaded: LoadedJob, word: LastWord) -> int:
             )
         with tempfile.TemporaryDirectory(prefix="bulkissue-") as name:
             customers = _customers(loaded, word, entry.target, Path(name)) if word.files else _nobody()
+            if entry.state == "lost":
+                customers = _with_those_named_before(customers, state.issued(only=word.run_id).collect(), word)
             part = Path(name) / "history.parquet"
             customers.write_parquet(part)
             said = {
@@ -206,6 +208,18 @@ def _customers(loaded: LoadedJob, word: LastWord, target: str, folder: Path) -> 
         )
         .select(pl.col(name).cast(kind) for name, kind in history.HISTORY_SCHEMA.items())
         .unique(["identifier_type", "compare_key"], keep="first", maintain_order=True)
+    )
+
+
+def _with_those_named_before(customers: pl.DataFrame, before: pl.DataFrame, word: LastWord) -> pl.DataFrame:
+    """Who was said to be issued stays so: they may have been told, and nothing may be sent to them again."""
+    if before.height and word.finding == "not-issued":
+        raise UsageRefused(
+            f"run {word.run_id} was said to have issued to {before.height:,} customers, and that stays",
+            hint="to issue to them once more on purpose, give an --occasion",
+        )
+    return pl.concat([before.select(customers.columns), customers]).unique(
+        ["identifier_type", "compare_key"], keep="first", maintain_order=True
     )
 
 

@@ -186,7 +186,7 @@ def resolve(folder: Path, words: Sequence[Word], watch: Watch) -> Result:
         halt = _halt_of(session.manifest)
         with _closed_on_trouble(session.journal):
             frames = derivation.frames(ledger_run(folder, session.manifest), session.journal, ending_of(halt))
-            session.journal.write(settlements(words, _open_to_words(frames), now_ms()))
+            session.journal.write(settlements(words, session.manifest.run_id, _open_to_words(frames), now_ms()))
         return session.settle(halt)
 
 

@@ -32,6 +32,7 @@ class Word:
         finding: `issued` or `not-issued`.
         by: Who says so.
         evidence: Where it can be looked up.
+        run: The run whose row it is, where a ledger's line says so; else empty.
     """
 
     file: str
@@ -39,6 +40,7 @@ class Word:
     finding: Finding
     by: str
     evidence: str
+    run: str = ""
 
 
 def parse_row(text: str) -> tuple[str, int]:
@@ -107,22 +109,24 @@ def read_words(path: Path, *, by: str | None, evidence: str | None) -> list[Word
                 f"{path} line {line}: it lacks by or evidence", hint="give --by and --evidence, or the columns"
             )
         source = (cells.get("file") or cells.get("_bi_source_file") or "").strip()
-        words.append(Word(source, int(number), "issued" if finding == "issued" else "not-issued", who, why))
+        run = (cells.get("_bi_run") or "").strip()
+        words.append(Word(source, int(number), "issued" if finding == "issued" else "not-issued", who, why, run))
     return words
 
 
-def settlements(words: Sequence[Word], open_rows: pl.DataFrame, at: int) -> list[Settlement]:
+def settlements(words: Sequence[Word], run_id: str, open_rows: pl.DataFrame, at: int) -> list[Settlement]:
     """
     The journal's entries for what was said. What a person said of a row before, or says twice now, is said once.
 
     Args:
         words: What was said.
+        run_id: The run that they are said of.
         open_rows: The run's rows that are unknown, or were settled by a person: `_bi_place`, `_bi_source_file`,
             `_bi_row`, `_bi_reason`.
         at: Now, in epoch milliseconds.
 
     Raises:
-        UsageRefused: A word names no such row, or several, or contradicts another about the same row.
+        UsageRefused: A word names no such row, or several, or another run's, or contradicts another about the same row.
     """
     places: dict[int, list[tuple[str, int]]] = {}
     said: dict[int, str] = {}
@@ -135,6 +139,11 @@ def settlements(words: Sequence[Word], open_rows: pl.DataFrame, at: int) -> list
     entries = []
     for word in words:
         name = f"{word.file}:{word.row}" if word.file else str(word.row)
+        if word.run not in {"", run_id}:
+            raise UsageRefused(
+                f"row {name} is said to be one of run {word.run}, and this is run {run_id}",
+                hint=f"bulkissue resolve {word.run} --from the same file",
+            )
         found = [row for file, row in places.get(word.row, ()) if word.file in {"", file}]
         if not found:
             raise UsageRefused(f"row {name} is not among this run's unknown rows", hint="unknown.csv lists them")

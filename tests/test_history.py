@@ -145,6 +145,24 @@ def test_a_later_word_stands_beside_the_earlier(scene, lost):
     assert scene.run().counts == {"rows": 20, "already_issued": 20}
 
 
+def test_who_was_said_to_be_issued_stays_so(scene, lost, write_input):
+    """A later word about a lost run may name more customers, and never fewer."""
+    said = ("--by", "Asha", "--evidence", "a report")
+    everybody = sorted(one["identifier"] for one in scene.service.issued())
+    for place, some in enumerate((everybody[:2], everybody[1:])):
+        write_input(["mobile"], [(mobile,) for mobile in some], name=f"{place}.csv")
+        word = scene.do(
+            "resolve", lost, "--job", "job.toml", "--as", "issued", "--issued-to", f"{place}.csv", *said, "--json"
+        )
+        assert (word.code, word.json["customers"]) == (0, 2 if not place else len(everybody)), word.err
+    refused = scene.do("resolve", lost, "--job", "job.toml", "--as", "not-issued", *said)
+    assert (refused.code, f"issued to {len(everybody)} customers" in refused.err) == (2, True), refused.err
+    assert scene.run().counts == {
+        "rows": 20, "succeeded": 20 - len(everybody), "already_issued": len(everybody),
+    }  # fmt: skip
+    assert not scene.service.stats()["double_issues"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "what"),
     [

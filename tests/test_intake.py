@@ -816,6 +816,20 @@ def test_a_ledger_beside_the_file_it_came_from(refused):
     assert "row 2 of a.csv stands 2 times in the input (a.csv, failure.csv)" in refused(files)
 
 
+@pytest.mark.parametrize("reason", ["validate.ragged_line", "validate.misquoted_line", "validate.unreadable_value"])
+def test_a_row_that_could_not_be_read_and_comes_back(take, reason):
+    """A ledger has what was made of such a row's cells: they are not taken for what they say until somebody says so."""
+    columns = "Mobile,_bi_outcome,_bi_reason,_bi_target,_bi_source_file,_bi_row"
+    lines = [
+        f"250,rejected,{reason},t,a.csv,3",
+        "251,rejected,,t,a.csv,4",
+        "252,rejected,validate.mobile_length,t,a.csv,5",
+    ]
+    taken = take({"failure.csv": "\n".join([columns, *lines])})
+    assert taken.rows("_bi_reason", "_bi_row") == [(reason, 3), (None, 4), (None, 5)]
+    assert "_bi_reason" in taken.rows("_bi_message")[0][0]
+
+
 def test_an_empty_ledger(take):
     """A ledger with only its header has no rows."""
     taken = take(ledger())

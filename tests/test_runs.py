@@ -1,5 +1,6 @@
 """Whole runs against the stand-in service, its books the judge."""
 
+import csv
 import os
 import random
 import subprocess
@@ -128,6 +129,25 @@ def test_a_code_every_row_would_meet(service, write_job, write_input, command):
     ended = command("run", write_job(service.base_url), "--yes", "--json")
     assert (ended.code, ended.counts) == (7, {"rows": 250, "failed": 100, "not_attempted": 150})
     assert (ended.json["stop"]["reason"], ended.json["attempts"]) == ("guard.refusal", 1)
+
+
+def test_rows_that_could_not_be_read_are_not_sent_later(service, write_job, command, tmp_path):
+    """A line that falls apart into other columns names somebody else: a retry refuses it too, until it is mended."""
+    (tmp_path / "input.csv").write_text('Amount,Customer ID\n12,555900001\n1,250,555900002\n14,"x"y\n')
+    job = write_job(service.base_url)
+    first = command("run", job, "--yes", "--json")
+    assert first.counts == {"rows": 3, "succeeded": 1, "rejected": 2}
+    again = command("retry", "latest", "--yes", "--json")
+    assert (again.code, again.counts, again.json["reasons"]) == (5, {"rows": 2, "rejected": 2}, first.json["reasons"])
+    failed = read_ledger(again.run_dir, "failure")
+    failed[0] |= {"Amount": "1250", "Customer ID": "555900002", "_bi_reason": ""}
+    with (tmp_path / "mended.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, failed[0])
+        writer.writeheader()
+        writer.writerows(failed)
+    mended = command("run", job, "--input", "mended.csv", "--yes", "--json")
+    assert mended.counts == {"rows": 2, "succeeded": 1, "rejected": 1}
+    assert sorted(one["identifier"] for one in service.issued()) == ["555900001", "555900002"]
 
 
 def test_dry_run(service, write_job, write_input, command, tmp_path):

@@ -141,6 +141,27 @@ def test_the_same_word_again(scene, first):
     scene.judge()
 
 
+def test_words_about_another_run(scene, first, write_input):
+    """A copy of another run's unknown ledger settles nothing here, though files and numbers are the same."""
+    rows = read_ledger(first.run_dir, "unknown")
+    for row in rows:
+        row["as"] = "not-issued"
+    with (scene.folder / "found.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    write_input(["mobile", "name"], [(mobile, "m") for (mobile,) in MOBILES[100:113]], name="a.csv")
+    write_input(["mobile", "name"], [(mobile, "m") for (mobile,) in MOBILES[113:120]], name="b.csv")
+    scene.service.order(Fault(kind="drop", when="after", nth=(2, 3)))
+    second = scene.do("run", "job.toml", "--yes", "--json")
+    assert unknown(second.run_dir) == unknown(first.run_dir)
+    refused = scene.do("resolve", "latest", "--from", "found.csv", *WORD)
+    assert refused.code == 2
+    assert f"one of run {first.json['run_id']}" in refused.err
+    assert len(unknown(second.run_dir)) == 10
+    assert scene.do("resolve", first.json["run_id"], "--from", "found.csv", *WORD, "--json").counts["failed"] == 10
+
+
 @pytest.mark.parametrize("together", [True, False])
 def test_words_that_contradict_each_other(together, *, scene, first):
     """A row that is said to be issued and not issued is left as it is, be it said at once or one after the other."""
