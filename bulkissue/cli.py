@@ -20,7 +20,7 @@ import click
 
 from bulkissue import __version__
 from bulkissue.errors import BulkissueError, ExitCode
-from bulkissue.streams import Unfailing
+from bulkissue.streams import Unfailing, open_standard_streams
 
 if TYPE_CHECKING:
     from bulkissue.consent import Consent
@@ -513,13 +513,17 @@ def main(arguments: list[str]) -> int:
 
 def entry() -> None:
     """The `bulkissue` command."""
+    open_standard_streams()
     # Before and after the sending a SIGTERM, or a closed terminal, ends the program as Ctrl-C does.
     for number in _ENDING[1:]:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, signal.default_int_handler)
-    sys.stdout, sys.stderr = Unfailing(sys.stdout), Unfailing(sys.stderr)
+    out = Unfailing(sys.stdout)
+    sys.stdout, sys.stderr = out, Unfailing(sys.stderr)
     code = main(sys.argv[1:])
-    sys.stdout.flush()
+    out.flush()
+    if out.lost:
+        print(f"bulkissue: standard output could not be written: {out.lost.strerror}", file=sys.stderr)  # noqa: T201
     if code == ExitCode.INTERRUPTED:
         # Python remembers a Ctrl-C that met it while it was importing, and would end by the signal instead.
         os._exit(code)

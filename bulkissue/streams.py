@@ -5,8 +5,25 @@ What nobody takes any more is dropped. A line that cannot be printed must never 
 """
 
 import io
+import os
+from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import TextIO
+
+
+def open_standard_streams() -> None:
+    """
+    Make sure that the numbers 0, 1 and 2 are taken.
+
+    A journal that got the number of a stream the program was started without would be written into by whoever says
+    something to that stream.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
 
 
 class Unfailing(io.TextIOBase):
@@ -14,23 +31,35 @@ class Unfailing(io.TextIOBase):
     A text stream that never raises when it is written.
 
     Args:
-        stream: Where the text goes while somebody takes it.
+        stream: Where the text goes while somebody takes it; None where the program was started without such a stream.
+
+    Attributes:
+        lost: Why text was dropped, where that is not that its reader left.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO | None) -> None:
         super().__init__()
-        self._stream = stream
+        self.lost: OSError | None = None
+        self._stream = stream or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
 
     def write(self, text: str) -> int:
         """Write, or drop what cannot be written."""
-        with suppress(OSError, ValueError):  # ValueError: the stream is closed
-            self._stream.write(text)
+        self._attempt(lambda: self._stream.write(text))
         return len(text)
 
     def flush(self) -> None:
         """Hand on what was written, if somebody takes it."""
-        with suppress(OSError, ValueError):
-            self._stream.flush()
+        self._attempt(self._stream.flush)
+
+    def _attempt(self, act: Callable[[], object]) -> None:
+        try:
+            act()
+        except BrokenPipeError:
+            pass
+        except OSError as trouble:
+            self.lost = trouble
+        except ValueError:  # the stream is closed
+            pass
 
     def isatty(self) -> bool:
         """Whether a person reads it."""

@@ -200,7 +200,9 @@ def print_status(console: Console, folder: Path, found: Status) -> None:
     if found.waits:
         console.print(f"The service asked to wait {found.waits:,} times, {found.waited_seconds:,.0f} seconds in all.")
     if found.state != manifest.state:
-        console.print("Its process ended without a word: it was killed, or the machine went down.")
+        console.print(
+            "No process works on it: it was killed, the machine went down, or its books could not be written."
+        )
     if found.state in {"interrupted", "stopped"} and not manifest.rehearsal:
         console.print(f"Go on: bulkissue resume {manifest.run_id}")
 

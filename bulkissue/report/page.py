@@ -25,7 +25,7 @@ from bulkissue.target import Target, parse
 
 #: Said of an outcome's rows: what it means, and whether they may be sent again.
 _MEANINGS: dict[Outcome, str] = {
-    Outcome.SUCCEEDED: "each with the service’s own proof of issue",
+    Outcome.SUCCEEDED: "each with the service’s own proof of issue, or settled with evidence",
     Outcome.FAILED: "refused by the service, or never got through; may be sent again",
     Outcome.REJECTED: "did not pass our validation; may be sent once mended",
     Outcome.NOT_ATTEMPTED: "their turn did not come; may be sent",
