@@ -164,6 +164,12 @@ def _identified(input_path: Path, intake: Intake, job: Job) -> pl.DataFrame:
                 hint="set [identifiers] default_type, or name the column under [input.columns], as in mobile = "
                 f'"{next(iter(file.columns.values()), "…")}"',
             )
+        preferred = job.identifiers.prefer
+        if file.form == "wide" and not any(kind in file.columns for kind in preferred):
+            raise InputRefused(
+                f"{file.name} has no column for {' or '.join(preferred)}, and [identifiers] prefer names no other type",
+                hint=f"add {' or '.join(kind for kind in IDENTIFIER_TYPES if kind in file.columns)} to prefer",
+            )
         needed = [*dict.fromkeys(file.columns.values()), "_bi_reason", "_bi_message"]
         cells = pl.scan_parquet(input_path, glob=False).select(needed)
         for start in range(offset, offset + max(file.rows, 1), _SLICE):

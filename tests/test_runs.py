@@ -150,6 +150,15 @@ def test_rows_that_could_not_be_read_are_not_sent_later(service, write_job, comm
     assert sorted(one["identifier"] for one in service.issued()) == ["555900001", "555900002"]
 
 
+def test_no_column_that_is_preferred(service, write_job, write_input, command):
+    """A file none of whose columns may be used is refused, rather than each of its rows."""
+    write_input(["Mobile", "Email"], [(MOBILES[0], "a@example.com")])
+    job = write_job(service.base_url, identifiers={"prefer": ["id", "external_id"]})
+    refused = command("run", job, "--yes", "--json")
+    assert (refused.code, refused.json["error"]["hint"]) == (4, "add mobile or email to prefer")
+    assert "input.csv has no column for id or external_id" in refused.json["error"]["message"]
+
+
 def test_dry_run(service, write_job, write_input, command, tmp_path):
     """A dry run sends nothing, makes no run folder, and writes what would not be sent where it is told."""
     write_input(["mobile"], [(mobile,) for mobile in (*MOBILES, "12", MOBILES[0])])
