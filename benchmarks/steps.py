@@ -61,7 +61,7 @@ def main() -> None:
         clock.tell()
         return
     manifest = runfolder.read_manifest(source)
-    run = derivation.Run(source, manifest.run_id, manifest.target, manifest.columns, manifest.rows)
+    run = derivation.Run.of(source, manifest)
     plan_sha256 = manifest.digests["plan.parquet"]
     # Opening it proves its integrity. A run does that before it sends, so it is no part of the step.
     journal = Journal.look(source / "journal.db", run_id=manifest.run_id, plan_sha256=plan_sha256)

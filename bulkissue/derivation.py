@@ -15,6 +15,7 @@ from bulkissue import attempts
 from bulkissue.errors import ConservationBroken
 from bulkissue.journal import Journal
 from bulkissue.outcomes import LEDGER_COLUMNS, REASONS, RESULT_FIELDS, Outcome
+from bulkissue.runfolder import Manifest
 
 #: Rows in a piece: whole row groups of input.parquet and plan.parquet.
 _SLICE = 1 << 17
@@ -35,6 +36,11 @@ class Run:
     target: str
     columns: tuple[str, ...]
     rows: int
+
+    @classmethod
+    def of(cls, folder: Path, manifest: Manifest) -> "Run":
+        """The run in a folder, as its manifest has it."""
+        return cls(folder, manifest.run_id, manifest.target, manifest.columns, manifest.rows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,7 @@ def write_whole(path: Path, content: bytes) -> None:
 @contextmanager
 def room_for(path: Path) -> Iterator[None]:
     """
-    Have the block's polars write `path`.
+    For a block in which polars writes `path`.
 
     Raises:
         OSError: There is no room for it. Polars itself says that as if a file were broken.

@@ -159,7 +159,7 @@ def journalled_history(folder: Path, out: Path) -> list[Path]:
         StateRefused: Its manifest or its journal cannot be trusted.
     """
     manifest = runfolder.read_manifest(folder)
-    run = Run(folder, manifest.run_id, manifest.target, manifest.columns, manifest.rows)
+    run = Run.of(folder, manifest)
     plan_sha256 = manifest.digests["plan.parquet"]
     journal = Journal.look(folder / "journal.db", run_id=manifest.run_id, plan_sha256=plan_sha256)
     try:

@@ -2,7 +2,8 @@
 Our own ledgers as input: which may be sent again, and where their rows first stood.
 
 It must never let a row through that may have been issued: a success, duplicate or unknown ledger of the same
-target is refused, and so is a ledger whose evidence somebody took out.
+target is refused, and so is a ledger whose evidence somebody took out. Nor may it trust the cells of a row that could
+not be read.
 """
 
 from collections.abc import Collection
@@ -22,8 +23,8 @@ Kind = Literal["plain", "failure_ledger"]
 _MAY_BE_SENT = {Outcome.FAILED, Outcome.REJECTED, Outcome.NOT_ATTEMPTED}
 _NEEDED = ("_bi_outcome", "_bi_target", "_bi_source_file", "_bi_row")
 _RUNS_NAMED = 3
-#: Reasons of rows whose cells are not to be trusted.
-UNREAD = ("validate.ragged_line", "validate.misquoted_line", "validate.unreadable_value")
+#: Reasons by the reading of a file, not by the rules for identifiers. Such a row's cells are not to be trusted.
+_UNREAD = ("validate.ragged_line", "validate.misquoted_line", "validate.unreadable_value")
 _STILL_UNREAD = "it could not be read where it first stood; mend its cells and empty its _bi_reason, or mend that file"
 _AS_WRITTEN = "give the ledger as bulkissue wrote it; in a spreadsheet leave the _bi_ columns alone"
 
@@ -145,7 +146,7 @@ def traced(rows: pl.LazyFrame, own: Collection[str], file: str) -> pl.LazyFrame:
     source, row, added = _lineage()
     attempts = _whole("_bi_attempts", pl.UInt32) if "_bi_attempts" in own else pl.lit(0, pl.UInt32)
     if "_bi_reason" in own:
-        unread = _cell("_bi_reason").is_in(UNREAD) & pl.col(OWN_REASON).is_null()
+        unread = _cell("_bi_reason").is_in(_UNREAD) & pl.col(OWN_REASON).is_null()
         rows = rows.with_columns(
             pl.when(unread).then(_cell("_bi_reason")).otherwise(OWN_REASON).alias(OWN_REASON),
             pl.when(unread).then(pl.lit(_STILL_UNREAD)).otherwise(OWN_MESSAGE).alias(OWN_MESSAGE),

@@ -124,8 +124,8 @@ def settle_lost(loaded: LoadedJob, word: LastWord) -> int:
     """
     Let a person's word stand for a lost journal; history follows, and the target is free again.
 
-    The word is kept in the state folder, and every later one beside it. Where the run folder is found again
-    the run can still be resumed, and what its journal says replaces the word.
+    The word is kept in the state folder, and every later one beside it; a later one can only name more.
+    Where the run folder is found again the run can still be resumed, and what its journal says replaces the word.
 
     Args:
         loaded: A job of the same promotion or series; it says where the state is and how files are read.
@@ -135,7 +135,8 @@ def settle_lost(loaded: LoadedJob, word: LastWord) -> int:
         How many customers count as issued by the run.
 
     Raises:
-        UsageRefused: The register knows no such run, or its books are written, or its folder is there.
+        UsageRefused: The register knows no such run, or its books are written, or its folder is there, or the word
+            takes back that somebody was issued.
         BulkissueError: The target is locked, or a file is refused.
     """
     entry = history.registered_run(loaded.state_dir, word.run_id)

@@ -33,7 +33,7 @@ from bulkissue.preparation import Choices, look_customers_up, manifest_of, take_
 from bulkissue.reconcile import Account, Case, read_back
 from bulkissue.recovery import recover
 from bulkissue.runfolder import Manifest
-from bulkissue.session import Result, Session, Watch, ending_of, ledger_run, now_ms
+from bulkissue.session import Result, Session, Watch, ending_of, now_ms
 from bulkissue.settle import Word, settlements
 from bulkissue.target import parse
 
@@ -185,7 +185,7 @@ def resolve(folder: Path, words: Sequence[Word], watch: Watch) -> Result:
     with _reopened(folder, loaded, watch) as session:
         halt = _halt_of(session.manifest)
         with _closed_on_trouble(session.journal):
-            frames = derivation.frames(ledger_run(folder, session.manifest), session.journal, ending_of(halt))
+            frames = derivation.frames(derivation.Run.of(folder, session.manifest), session.journal, ending_of(halt))
             session.journal.write(settlements(words, session.manifest.run_id, _open_to_words(frames), now_ms()))
         return session.settle(halt)
 
@@ -243,7 +243,7 @@ def reconcile(
         credentials, halt = read_credentials(loaded.job, environ), _halt_of(manifest)
 
         def account(journal: Journal, settle: Callable[[Settlement], None]) -> Account:
-            case = Case(ledger_run(folder, manifest), journal, ending_of(halt), loaded.job, loaded.state_dir)
+            case = Case(derivation.Run.of(folder, manifest), journal, ending_of(halt), loaded.job, loaded.state_dir)
             return read_back(case, credentials, sample=sample, settle=settle, say=say)
 
         if dry_run or nothing_open:

@@ -140,7 +140,7 @@ class Session:
         self.journal.write(
             [Event("run.stopped" if halt else "run.completed", now_ms(), {"reason": ending.reason if halt else ""})]
         )
-        run, formats = ledger_run(self.folder, self.manifest), self.loaded.job.output.formats
+        run, formats = derivation.Run.of(self.folder, self.manifest), self.loaded.job.output.formats
         try:
             books = ledgers.write(run, self.journal, ending, formats, self.folder)
             reached("ledgers.written")
@@ -247,11 +247,6 @@ def _exit_code(books: ledgers.Books, halt: Halt | None) -> ExitCode:
 def ending_of(halt: Halt | None) -> derivation.Ending:
     """How the run stands, for the rows that were not sent."""
     return derivation.Ending(completed=True) if halt is None else derivation.Ending(False, halt.reason, halt.message)
-
-
-def ledger_run(folder: Path, manifest: Manifest) -> derivation.Run:
-    """What the ledgers of the run are made from."""
-    return derivation.Run(folder, manifest.run_id, manifest.target, manifest.columns, manifest.rows)
 
 
 def _of_the_disk(trouble: Exception) -> str:

@@ -63,7 +63,7 @@ def changed_inputs(manifest: Manifest) -> list[str]:
 def _derived_again(folder: Path, manifest: Manifest) -> list[str]:
     """What differs when the ledgers are made once more."""
     formats = load(folder / "job.toml", flags={}, environ={}).job.output.formats
-    run = derivation.Run(folder, manifest.run_id, manifest.target, manifest.columns, manifest.rows)
+    run = derivation.Run.of(folder, manifest)
     stop = manifest.stop
     ending = derivation.Ending(completed=True) if stop is None else derivation.Ending(False, stop.reason, stop.message)
     try:

@@ -42,7 +42,7 @@ _LONGEST_HEADER = 1 << 16
 
 class Transport(httpx.AsyncBaseTransport):
     """
-    One connection, opened when needed and used again while it is good; for one request at a time.
+    One connection, opened when needed and used again while it is good; to one server, for one request at a time.
 
     A request has its body in memory. Its headers are sent as they are, and a Content-Length. Its extension `connected`
     is called when there is a connection and the first byte is about to be written. No limit is set to the answer's
@@ -71,7 +71,7 @@ class Transport(httpx.AsyncBaseTransport):
 
         Raises:
             httpx.ConnectError, httpx.ConnectTimeout: Before the first byte, and only then.
-            httpx.TransportError: Anything else. The request may have been sent.
+            Exception: After anything else the request may have been sent; mostly it is another `httpx.TransportError`.
         """
         connection = self._connection
         if connection is None or not connection.is_good(self._idle_seconds):
@@ -145,7 +145,7 @@ class _Connection:
     def is_good(self, idle_seconds: float) -> bool:
         """
         Whether it is open and rested for at most so long, nothing has come since the last answer, and all of the
-        last request is out.
+        last request is out, as far as asyncio tells: over TLS it leaves out what is encrypted and waits for TCP.
 
         What has come would be taken for the answer to the next request: aiohttp parses and keeps what arrives on an
         idle connection (its issue 13656). So nothing is read while it rests, and here is a look at what waits.
@@ -208,7 +208,7 @@ class _Connection:
         return b"\r\n".join([*head, b"", body])
 
     def rest(self) -> None:
-        """Its answer was read to the end, and it may be used again. What comes until then stays in the kernel."""
+        """Its answer was read to the end, and it may be used again. What comes until then is not read."""
         self._idle_since = time.monotonic()
         if self.protocol.is_connected():
             self._transport.pause_reading()
