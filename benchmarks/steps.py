@@ -14,8 +14,9 @@ from pathlib import Path
 
 import polars as pl
 
-from bulkissue import derivation, ledgers, runfolder
-from bulkissue.journal import Journal
+from bulkissue.results import derivation, ledgers
+from bulkissue.state import run_folder
+from bulkissue.state.journal import Journal
 
 
 def query(source: Path, out: Path) -> None:
@@ -60,7 +61,7 @@ def main() -> None:
         {"query": query, "copy": copy}[what](source, out)
         clock.tell()
         return
-    manifest = runfolder.read_manifest(source)
+    manifest = run_folder.read_manifest(source)
     run = derivation.Run.of(source, manifest)
     plan_sha256 = manifest.digests["plan.parquet"]
     # Opening it proves its integrity. A run does that before it sends, so it is no part of the step.

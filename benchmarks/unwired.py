@@ -15,9 +15,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bulkissue import cli, session
+from bulkissue.cli import main as command_line
+from bulkissue.commands import session
 from bulkissue.exchange import Reply, Request
-from bulkissue.job import ApiSection
+from bulkissue.job.model import ApiSection
 
 _ITEM = (
     b'{"result":{"entityType":"CUSTOMER","entityId":4NNNNNNNN%02d,"promotionId":69218,"programId":469,'
@@ -67,7 +68,7 @@ def main() -> Any:
     told, sys.argv[1:] = Path(sys.argv[1]), sys.argv[2:]
     vars(session)["lane_of"] = Unwired
     try:
-        return cli.entry()
+        return command_line.entry()
     finally:
         told.write_text(str(Unwired.spent))
 

@@ -1,6 +1,6 @@
 """`python -m bulkissue`: the command line."""
 
-from bulkissue.cli import entry
+from bulkissue.cli.main import entry
 
 if __name__ == "__main__":
     entry()

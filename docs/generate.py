@@ -20,9 +20,9 @@ from typing import Any
 import click
 
 import bulkissue.sandbox
-from bulkissue.cli import cli
+from bulkissue.cli.main import cli
 from bulkissue.errors import EXIT_MEANINGS
-from bulkissue.job import json_schema
+from bulkissue.job.model import json_schema
 from bulkissue.outcomes import REASONS
 from bulkissue.sandbox.__main__ import main as sandbox
 from bulkissue.sandbox.faults import Fault

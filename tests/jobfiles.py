@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import tomli_w
 
-from bulkissue import jobfile
 from bulkissue.errors import JobRefused
+from bulkissue.job import loading
 
 SECRET = "hunter2-hunter2"
 EARN = {
@@ -54,7 +54,7 @@ def writer(folder: Path) -> Write:
 
 def problems_of(path: Path, environ: dict[str, str] | None = None) -> list[str]:
     with pytest.raises(JobRefused) as refused:
-        jobfile.load(path, environ=environ or {})
+        loading.load(path, environ=environ or {})
     assert SECRET not in str(refused.value)
     assert SECRET not in str(refused.value.hint)
     assert "pydantic" not in str(refused.value)

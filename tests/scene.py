@@ -12,8 +12,8 @@ from conftest import Ended
 from judge import Judgement, hold_against_books, settled_runs
 from zygote import Started, zygote
 
+from bulkissue.commands.verify import verify
 from bulkissue.sandbox import Running
-from bulkissue.verify import verify
 
 KILLED = -9
 #: What a job of conftest's `write_job` issues, if nothing else is said.

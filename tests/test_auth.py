@@ -11,10 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from bulkissue.credentials import Credentials
 from bulkissue.errors import ExitCode, SettingsRefused
-from bulkissue.job import ApiSection
-from bulkissue.wire.auth import (
+from bulkissue.http.auth import (
     TOKEN_PATH,
     USUAL_TTL,
     Auth,
@@ -24,7 +22,9 @@ from bulkissue.wire.auth import (
     TokenUnavailable,
     make_auth,
 )
-from bulkissue.wire.client import Lane
+from bulkissue.http.client import Lane
+from bulkissue.job.credentials import Credentials
+from bulkissue.job.model import ApiSection
 
 BASE_URL = "https://service.invalid"
 NAME, SECRET = "the-client-key", "the-client-secret"

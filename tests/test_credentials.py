@@ -8,9 +8,9 @@ import pytest
 import tomli_w
 from jobfiles import EARN, SECRET, Write, problems_of, writer
 
-from bulkissue import jobfile
-from bulkissue.credentials import SECRET_VARIABLES, read_credentials
 from bulkissue.errors import JobRefused, SettingsRefused
+from bulkissue.job import loading
+from bulkissue.job.credentials import SECRET_VARIABLES, read_credentials
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_secret_in_the_file(write: Write, table: str, name: str) -> None:
     table = "" if table == "[api]" else table
     path = write(f'{head}\n{table}\n{name} = "{SECRET}"\n{tail}')
     with pytest.raises(JobRefused) as refused:
-        jobfile.load(path, environ={})
+        loading.load(path, environ={})
     assert SECRET not in str(refused.value)
     assert any(f"{name}: looks like a secret" in problem for problem in refused.value.problems)
     assert "BULKISSUE_CLIENT_SECRET" in str(refused.value.hint)
@@ -38,7 +38,7 @@ def test_secret_in_the_file(write: Write, table: str, name: str) -> None:
 
 def test_known_names_are_no_secrets(write: Write) -> None:
     """token_header and token_prefix are settings, and are pointed home where they stand wrong."""
-    assert jobfile.load(write(api__auth__token_prefix="Bearer "), environ={})
+    assert loading.load(write(api__auth__token_prefix="Bearer "), environ={})
     (problem,) = problems_of(write(api__token_prefix=SECRET))
     assert problem == "api.token_prefix: is not a key of [api]; did you mean api.auth.token_prefix?"
 
@@ -46,7 +46,7 @@ def test_known_names_are_no_secrets(write: Write) -> None:
 @pytest.mark.parametrize("method", ["oauth", "basic"])
 def test_credentials(write: Write, tmp_path: Path, method: str) -> None:
     """Secrets come from variables or files, one line break at the end taken off, and no repr shows them."""
-    job = jobfile.load(write(api__auth__method=method), environ={}).job
+    job = loading.load(write(api__auth__method=method), environ={}).job
     name, secret = SECRET_VARIABLES[method]
     file = tmp_path / "secret"
     file.touch(mode=0o600)
@@ -63,7 +63,7 @@ def test_credentials(write: Write, tmp_path: Path, method: str) -> None:
 
 def test_credentials_keep_spaces(write: Write, tmp_path: Path) -> None:
     """A secret is taken as it stands, spaces and signs included; of a file's two line breaks one is too many."""
-    job = jobfile.load(write(), environ={}).job
+    job = loading.load(write(), environ={}).job
     environ = {"BULKISSUE_CLIENT_KEY": " k ", "BULKISSUE_CLIENT_SECRET": "pä ss"}
     assert dataclasses.astuple(read_credentials(job, environ))[1:3] == (" k ", "pä ss")
     file = tmp_path / "secret"
@@ -80,7 +80,7 @@ def test_secret_file_open_to_all(write: Write, tmp_path: Path) -> None:
     file = tmp_path / "secret"
     file.write_text(SECRET)
     file.chmod(0o644)
-    job = jobfile.load(write(), environ={}).job
+    job = loading.load(write(), environ={}).job
     environ = {"BULKISSUE_CLIENT_KEY": "k", "BULKISSUE_CLIENT_SECRET_FILE": str(file)}
     (warning,) = read_credentials(job, environ).warnings
     assert "BULKISSUE_CLIENT_SECRET_FILE" in warning
@@ -104,7 +104,7 @@ def test_secret_file_open_to_all(write: Write, tmp_path: Path) -> None:
 )
 def test_credentials_refused(write: Write, environ: dict[str, str], said: list[str]) -> None:
     """A missing, empty, doubled or unreadable secret is refused by its variable's name, with what is needed."""
-    job = jobfile.load(write(), environ={}).job
+    job = loading.load(write(), environ={}).job
     with pytest.raises(SettingsRefused) as refused:
         read_credentials(job, environ)
     assert all(text in str(refused.value) for text in said)

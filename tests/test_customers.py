@@ -16,12 +16,12 @@ from conftest import read_ledgers
 from scene import Scene, wait_until
 from zygote import zygote
 
-from bulkissue.customers import KEY, SCHEMA, Memory
 from bulkissue.errors import StateRefused
 from bulkissue.exchange import Reply
-from bulkissue.readback import lookups
-from bulkissue.readback.page import Asked
+from bulkissue.reconcile.customers import KEY, SCHEMA, Memory
 from bulkissue.sandbox import Customer, Fault
+from bulkissue.service.readback import lookups
+from bulkissue.service.readback.page import Asked
 
 PEOPLE = tuple(
     Customer(id=700_000 + n, mobile=f"9199860{n:05}", email=f"c{n}@example.com", external_id=f"00{n}")
@@ -273,8 +273,8 @@ def test_limit(scene):
 _KEEP = """
 import sys
 from pathlib import Path
-from bulkissue.customers import Memory
-from bulkissue.readback.page import Asked
+from bulkissue.reconcile.customers import Memory
+from bulkissue.service.readback.page import Asked
 for n in range(5):
     mobile = sys.argv[2] + str(n)
     Memory(Path(sys.argv[1]), "INSTORE").keep([(Asked("mobile", mobile, "INSTORE"), mobile, str(n + 1))])

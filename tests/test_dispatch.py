@@ -14,16 +14,16 @@ import pytest
 from conftest import read_ledger
 from scene import MOBILES, Scene, journal_rows, wait_until, without_answer
 
-from bulkissue.dispatch import Dispatch
-from bulkissue.endpoints.answer import Offer
 from bulkissue.errors import ExitCode
 from bulkissue.exchange import Batch
-from bulkissue.guards import Guards, Halt
-from bulkissue.job import GuardsSection, LimitsSection
-from bulkissue.journal import Journal
+from bulkissue.http.auth import Basic
+from bulkissue.http.client import Lane
+from bulkissue.job.model import GuardsSection, LimitsSection
 from bulkissue.sandbox import Fault, Running
-from bulkissue.wire.auth import Basic
-from bulkissue.wire.client import Lane
+from bulkissue.send.dispatch import Dispatch
+from bulkissue.send.guards import Guards, Halt
+from bulkissue.service.endpoints.answer import Offer
+from bulkissue.state.journal import Journal
 
 
 @pytest.fixture

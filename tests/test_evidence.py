@@ -6,9 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkissue.evidence import Clock, Context, Sent, Shown, clock_of, confirms_failure, confirms_success, weigh
-from bulkissue.job import ReconcileSection
-from bulkissue.readback.page import Found, Reading
+from bulkissue.job.model import ReconcileSection
+from bulkissue.reconcile.evidence import (
+    Clock,
+    Context,
+    Sent,
+    Shown,
+    clock_of,
+    confirms_failure,
+    confirms_success,
+    weigh,
+)
+from bulkissue.service.readback.page import Found, Reading
 
 SETTINGS = ReconcileSection(settle_after_seconds=120, clock_skew_seconds=300)
 FIRST = 1_800_000_000_000

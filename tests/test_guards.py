@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from bulkissue.errors import ExitCode
-from bulkissue.guards import LONGEST_WAIT_SECONDS, RATIO_AFTER_ROWS, Guards, Halt
-from bulkissue.job import GuardsSection
+from bulkissue.job.model import GuardsSection
 from bulkissue.outcomes import REASONS, Outcome, Results, RowResult
+from bulkissue.send.guards import LONGEST_WAIT_SECONDS, RATIO_AFTER_ROWS, Guards, Halt
 
 S, F, U = Outcome.SUCCEEDED, Outcome.FAILED, Outcome.UNKNOWN
 

@@ -3,8 +3,8 @@
 import polars as pl
 import pytest
 
-from bulkissue.identifiers import IDENTIFIER_TYPE, ambiguous_mobiles, identify
-from bulkissue.job import IdentifiersSection
+from bulkissue.input.identifiers import IDENTIFIER_TYPE, ambiguous_mobiles, identify
+from bulkissue.job.model import IdentifiersSection
 
 BULK = ("INSTORE", "WEB_ENGAGE", "ALL")
 SINGLE = ("INSTORE", "MOBILE_APP")

@@ -14,13 +14,13 @@ import polars as pl
 import pytest
 import xlsxwriter
 
-from bulkissue import csvtext, intake
 from bulkissue.errors import ExitCode, InputRefused
-from bulkissue.headers import find_roles, kept_names
-from bulkissue.intake import take_in
-from bulkissue.job import ColumnsSection, InputSection
+from bulkissue.input import intake
+from bulkissue.input.column_mapping import find_roles, kept_names
+from bulkissue.input.intake import take_in
+from bulkissue.input.tables import _as_text
+from bulkissue.job.model import ColumnsSection, InputSection
 from bulkissue.outcomes import LEDGER_COLUMNS, REASONS
-from bulkissue.tables import _as_text
 
 TARGET = "production/earn/promotion=69218 production/earn/promo=DIWALI26"
 OTHER = "production/enrol/promotion=69218"
@@ -232,7 +232,7 @@ def test_quotes_inside_a_quoted_field(take):
 
 def test_many_quoted_rows(take, monkeypatch):
     """Rows that Python reads in several pieces keep their order and numbers."""
-    monkeypatch.setattr(csvtext, "_ROWS", 7)
+    monkeypatch.setattr(delimited, "_ROWS", 7)
     taken = take("Mobile,Name\n" + "".join(f'{n},"n, {n}"\n' for n in range(50)))
     assert taken.cells() == [(str(n), f"n, {n}") for n in range(50)]
     assert taken.frame["_bi_row"].to_list() == list(range(1, 51))
@@ -272,7 +272,7 @@ def test_a_legacy_byte_far_inside(take):
 
 def test_a_character_across_pieces(take, monkeypatch):
     """A character of several bytes may lie across two pieces of the reading."""
-    monkeypatch.setattr(csvtext, "_PIECE", 5)
+    monkeypatch.setattr(delimited, "_PIECE", 5)
     for encoding in ("utf-8", "utf-16", "cp932"):
         taken = take("Mobile,Name\r\n1,山田\r\n2,太郎\r\n".encode(encoding), encoding=encoding)
         assert taken.cells() == [("1", "山田"), ("2", "太郎")]

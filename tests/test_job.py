@@ -7,9 +7,9 @@ from typing import get_args
 import pytest
 from jobfiles import SECRET, Write, problems_of, writer
 
-from bulkissue import jobfile
-from bulkissue.endpoints import bulk, single
-from bulkissue.job import SETTINGS, Source, json_schema
+from bulkissue.job import loading
+from bulkissue.job.model import SETTINGS, Source, json_schema
+from bulkissue.service.endpoints import bulk, single
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_refused_value(write: Write, key: str, value: object, said: str) -> None
 )
 def test_taken_value(write: Write, key: str, value: object, kept: object) -> None:
     """Values that mean the same are kept in one form."""
-    job = jobfile.load(write(**{key: value}), environ={}).job
+    job = loading.load(write(**{key: value}), environ={}).job
     for name in key.split("__"):
         job = getattr(job, name)
     assert job == kept
@@ -120,7 +120,7 @@ def test_taken_value(write: Write, key: str, value: object, kept: object) -> Non
 )
 def test_base_url(write: Write, url: str, kept: object) -> None:
     """Both https anywhere and http on loopback are taken, in one spelling."""
-    assert jobfile.load(write(api__base_url=url), environ={}).job.api.base_url == kept
+    assert loading.load(write(api__base_url=url), environ={}).job.api.base_url == kept
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_refused_base_url(write: Write, url: str) -> None:
 )
 def test_whole_target(write: Write, action: str, target: dict[str, object]) -> None:
     """A target with what its action needs is taken."""
-    assert jobfile.load(write(job__action=action, target=target), environ={}).job.job.action == action
+    assert loading.load(write(job__action=action, target=target), environ={}).job.job.action == action
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_attribution_is_for_oauth(write: Write) -> None:
         "api.attribution.entity_type",
         "api.attribution.entity_code",
     ]
-    assert jobfile.load(write(api__attribution=attribution), environ={}).job.api.attribution.entity_code == "7"
+    assert loading.load(write(api__attribution=attribution), environ={}).job.api.attribution.entity_code == "7"
 
 
 def test_sources_are_those_of_the_routes() -> None:
@@ -218,7 +218,7 @@ def test_sources_are_those_of_the_routes() -> None:
 
 def test_job_is_frozen(write: Write) -> None:
     """A loaded job cannot be changed."""
-    loaded = jobfile.load(write(), environ={})
+    loaded = loading.load(write(), environ={})
     with pytest.raises(ValueError, match="frozen"):
         loaded.job.api.limits.lanes = 5
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jobfiles import EARN, SECRET, Write, problems_of, tree, writer
 
-from bulkissue import jobfile
 from bulkissue.errors import InputRefused, JobRefused
-from bulkissue.job import SETTINGS, Action
+from bulkissue.job import loading
+from bulkissue.job.model import SETTINGS, Action
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "jobs").glob("*.toml"))
 
@@ -24,7 +24,7 @@ def write(tmp_path: Path) -> Write:
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_examples_load(path: Path) -> None:
     """Every example job loads, is named after its action, and says nothing to warn of."""
-    loaded = jobfile.load(path, environ={})
+    loaded = loading.load(path, environ={})
     assert loaded.job.job.action == path.stem
     assert loaded.warnings == ()
     assert loaded.runs_dir == path.parent.parent / "runs"
@@ -47,7 +47,7 @@ def test_example_shows_every_key() -> None:
 def test_defaults(write: Write) -> None:
     """A job of the fewest keys has the documented defaults, beside the job file."""
     path = write()
-    loaded = jobfile.load(path, environ={})
+    loaded = loading.load(path, environ={})
     assert loaded.job.api.limits.requests_per_minute == 1000
     assert loaded.job.identifiers.prefer == ["id", "mobile", "email", "external_id"]
     assert loaded.runs_dir == path.parent / "runs"
@@ -61,14 +61,14 @@ def test_defaults(write: Write) -> None:
 def test_byte_order_mark(write: Write) -> None:
     """A mark that Windows editors put before the first line is no problem."""
     path = write(b"\xef\xbb\xbf" + tomli_w.dumps(EARN).encode())
-    assert jobfile.load(path, environ={}).job.job.name == "diwali"
+    assert loading.load(path, environ={}).job.job.name == "diwali"
 
 
 def test_layers(write: Write) -> None:
     """A flag beats a variable, which beats the file, which beats the default; each setting tells its origin."""
     path = write(api__limits__lanes=2, api__limits__batch_size=20, api__environment="file")
     environ = {"BULKISSUE_BATCH_SIZE": "30", "BULKISSUE_ENVIRONMENT": "variable", "BULKISSUE_CANARY": "False"}
-    loaded = jobfile.load(path, flags={"api.environment": "flag", "job.occasion": None}, environ=environ)
+    loaded = loading.load(path, flags={"api.environment": "flag", "job.occasion": None}, environ=environ)
     assert loaded.job.api.limits.lanes == 2
     assert loaded.job.api.limits.batch_size == 30
     assert loaded.job.api.environment == "flag"
@@ -82,7 +82,7 @@ def test_layers(write: Write) -> None:
 def test_variable_for_a_missing_key(write: Write) -> None:
     """A required key may come from a variable alone."""
     path = write(api=None)
-    loaded = jobfile.load(path, environ={"BULKISSUE_BASE_URL": "https://other.example.com/"})
+    loaded = loading.load(path, environ={"BULKISSUE_BASE_URL": "https://other.example.com/"})
     assert loaded.job.api.base_url == "https://other.example.com"
 
 
@@ -92,7 +92,7 @@ def test_every_number_has_a_variable(write: Write, key: str) -> None:
     names = [leaf.rpartition(".")[2] for leaf in SETTINGS if leaf.rpartition(".")[0] == key]
     for name in names:
         text = "true" if name == "canary" else "1"
-        loaded = jobfile.load(write(), environ={f"BULKISSUE_{name.upper()}": text})
+        loaded = loading.load(write(), environ={f"BULKISSUE_{name.upper()}": text})
         assert loaded.origins[f"{key}.{name}"] == f"BULKISSUE_{name.upper()}"
 
 
@@ -121,7 +121,7 @@ def test_unknown_variable_warns(write: Write) -> None:
         "BULKISSUE_PASSWORD_FILE": "x",
         "LANES": "1",
     }
-    (warning,) = jobfile.load(write(), environ=environ).warnings
+    (warning,) = loading.load(write(), environ=environ).warnings
     assert warning == "the variable BULKISSUE_LANE means nothing to bulkissue; did you mean BULKISSUE_LANES?"
 
 
@@ -135,11 +135,11 @@ def test_where_paths_start(write: Write, tmp_path: Path, monkeypatch: pytest.Mon
         input__paths=["../in/*.csv", "/abs/x.csv"],
         output={"runs_dir": "../runs", "state_dir": "../state"},
     )
-    of_file = jobfile.load(path, environ={})
+    of_file = loading.load(path, environ={})
     assert of_file.job.input.paths == [f"{tmp_path}/in/*.csv", "/abs/x.csv"]
     assert (of_file.runs_dir, of_file.state_dir) == (tmp_path / "runs", tmp_path / "state")
     flags = {"input.paths": ("a.csv", Path("/abs/y.csv")), "output.runs_dir": "r"}
-    of_flags = jobfile.load(Path("../jobs/job.toml"), flags=flags, environ={"BULKISSUE_STATE_DIR": "s"})
+    of_flags = loading.load(Path("../jobs/job.toml"), flags=flags, environ={"BULKISSUE_STATE_DIR": "s"})
     assert of_flags.job.input.paths == [f"{here}/a.csv", "/abs/y.csv"]
     assert (of_flags.runs_dir, of_flags.state_dir) == (here / "r", here / "s")
     assert of_flags.path == path
@@ -151,7 +151,7 @@ def test_state_folder_through_a_link(write: Write, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     link = tmp_path / "elsewhere" / "jobs"
     link.symlink_to(path.parent)
-    assert jobfile.load(link / "job.toml", environ={}).state_dir == jobfile.load(path, environ={}).state_dir
+    assert loading.load(link / "job.toml", environ={}).state_dir == loading.load(path, environ={}).state_dir
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_syntax(write: Write, text: str | bytes, place: str, hint: str) -> None:
     """A syntax problem is told with line and column and what to try, without the line's own text."""
     path = write(text)
     with pytest.raises(JobRefused) as refused:
-        jobfile.load(path, environ={})
+        loading.load(path, environ={})
     assert str(path) in str(refused.value)
     assert refused.value.problems[0].startswith(place)
     assert hint in str(refused.value.hint)
@@ -183,7 +183,7 @@ def test_syntax(write: Write, text: str | bytes, place: str, hint: str) -> None:
 def test_unreadable_job_file(tmp_path: Path, name: str) -> None:
     """A missing file and a folder are refused by name, with exit code 3."""
     with pytest.raises(JobRefused, match="cannot be read") as refused:
-        jobfile.load(tmp_path / name, environ={})
+        loading.load(tmp_path / name, environ={})
     assert refused.value.exit_code == 3
 
 
@@ -192,8 +192,8 @@ def test_describe(write: Write, tmp_path: Path) -> None:
     file = tmp_path / "secret"
     file.write_text(SECRET)
     environ = {"BULKISSUE_LANES": "3", "BULKISSUE_CLIENT_KEY": SECRET, "BULKISSUE_CLIENT_SECRET_FILE": str(file)}
-    loaded = jobfile.load(write(), flags={"job.occasion": "two"}, environ=environ)
-    lines = jobfile.describe(loaded, environ)
+    loaded = loading.load(write(), flags={"job.occasion": "two"}, environ=environ)
+    lines = loading.describe(loaded, environ)
     keys = [key for key, _, _ in lines if key.islower()]
     assert keys == list(SETTINGS)
     assert ("config_version", "1", "file") in lines
@@ -205,20 +205,20 @@ def test_describe(write: Write, tmp_path: Path) -> None:
     assert ("BULKISSUE_CLIENT_KEY", "set (environment)", "BULKISSUE_CLIENT_KEY") in lines
     assert ("BULKISSUE_CLIENT_SECRET", "set (file)", "BULKISSUE_CLIENT_SECRET_FILE") in lines
     assert SECRET not in str(lines)
-    assert ("BULKISSUE_CLIENT_KEY", "missing", "") in jobfile.describe(loaded, {})
+    assert ("BULKISSUE_CLIENT_KEY", "missing", "") in loading.describe(loaded, {})
 
 
 def test_effective_file_gives_the_same_job(write: Write, tmp_path: Path) -> None:
     """The effective job, loaded from another folder without the environment and flags, is the same job."""
     path = write(input={"paths": ["in/*.csv"], "delimiter": "tab"}, api__environment="x", job__name='a "b" \\ é')
-    loaded = jobfile.load(path, flags={"job.occasion": "two"}, environ={"BULKISSUE_LANES": "3"})
+    loaded = loading.load(path, flags={"job.occasion": "two"}, environ={"BULKISSUE_LANES": "3"})
     (tmp_path / "run").mkdir()
     copy = tmp_path / "run" / "job.toml"
-    copy.write_bytes(jobfile.effective_toml(loaded))
-    again = jobfile.load(copy, environ={})
+    copy.write_bytes(loading.effective_toml(loaded))
+    again = loading.load(copy, environ={})
     assert again.job == loaded.job
     assert again.job.api.limits.lanes == 3
-    assert jobfile.effective_toml(again) == jobfile.effective_toml(loaded)
+    assert loading.effective_toml(again) == loading.effective_toml(loaded)
 
 
 texts = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=20)
@@ -237,11 +237,11 @@ def test_any_job_survives_its_effective_file(
     content["api"]["limits"] = {"read_timeout_seconds": seconds}
     (folder / "job.toml").write_text(tomli_w.dumps(content))
     try:
-        loaded = jobfile.load(folder / "job.toml", environ={})
+        loaded = loading.load(folder / "job.toml", environ={})
     except JobRefused:
         return
-    (folder / "effective.toml").write_bytes(jobfile.effective_toml(loaded))
-    assert jobfile.load(folder / "effective.toml", environ={}).job == loaded.job
+    (folder / "effective.toml").write_bytes(loading.effective_toml(loaded))
+    assert loading.load(folder / "effective.toml", environ={}).job == loaded.job
 
 
 @pytest.fixture
@@ -257,8 +257,8 @@ def inbox(tmp_path: Path) -> Path:
 
 def names_of(path: Path, *paths: str) -> list[str]:
     flags = {"input.paths": paths} if paths else {}
-    loaded = jobfile.load(path, flags=flags, environ={})
-    files = jobfile.input_files(loaded)
+    loaded = loading.load(path, flags=flags, environ={})
+    files = loading.input_files(loaded)
     assert all(file.is_absolute() for file in files)
     return [file.name for file in files]
 

@@ -22,12 +22,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bulkissue import attempts
-from bulkissue import journal as journal_module
-from bulkissue.entries import Answer, Entry, Event, Held, Intent, Settlement
 from bulkissue.errors import StateRefused
-from bulkissue.journal import APPLICATION_ID, FORMAT, NEVER_SENT, ONLY_VOID, SENT, Journal
 from bulkissue.outcomes import RESULT_FIELDS, Outcome, Results, RowResult
+from bulkissue.state import attempts
+from bulkissue.state import journal as journal_module
+from bulkissue.state.entries import Answer, Entry, Event, Held, Intent, Settlement
+from bulkissue.state.journal import APPLICATION_ID, FORMAT, NEVER_SENT, ONLY_VOID, SENT, Journal
 
 RUN = {"run_id": "run", "plan_sha256": "plan"}
 PROOF = RowResult(Outcome.SUCCEEDED, "answer.proof", customer_id="7", reference="71")
@@ -37,7 +37,7 @@ FRAME = 24 + PAGE
 PREAMBLE = """\
 import gc, os, random, resource, signal, sys, time
 from pathlib import Path
-from bulkissue.journal import *
+from bulkissue.state.journal import *
 from bulkissue.outcomes import RESULT_FIELDS, Outcome, Results, RowResult
 RUN = {"run_id": "run", "plan_sha256": "plan"}
 def pair(number):
@@ -386,7 +386,7 @@ def test_durable_before_return(path: Path) -> None:
     program = """
         import os, sys
         from pathlib import Path
-        from bulkissue.journal import *
+        from bulkissue.state.journal import *
         journal = Journal.create(Path(sys.argv[1]), run_id="run", plan_sha256="plan")
         os.write(1, b"CREATED")
         journal.write([Intent(1, 1, [0], 1)])

@@ -11,12 +11,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from bulkissue import attempts, derivation, ledgers
-from bulkissue.entries import Answer, Entry, Intent, Settlement
 from bulkissue.errors import ConservationBroken, StateRefused
-from bulkissue.journal import Journal
 from bulkissue.outcomes import LEDGER_COLUMNS, LEDGER_OF, REASONS, RESULT_FIELDS, Outcome, Results, RowResult
-from bulkissue.plan import PLAN_SCHEMA
+from bulkissue.plan.plan import PLAN_SCHEMA
+from bulkissue.results import derivation, ledgers
+from bulkissue.state import attempts
+from bulkissue.state.entries import Answer, Entry, Intent, Settlement
+from bulkissue.state.journal import Journal
 
 PROOF = RowResult(Outcome.SUCCEEDED, "answer.proof", customer_id="7", reference="e1")
 COMPLETED = derivation.Ending(completed=True)

@@ -12,11 +12,12 @@ import pytest
 from conftest import Ended, read_ledger
 from scene import MOBILES, Scene, wait_until
 
-from bulkissue import history, recovery
+from bulkissue.commands import recovery
 from bulkissue.errors import StateRefused, TargetLocked
 from bulkissue.files import KernelLock
+from bulkissue.job.target import Target
 from bulkissue.sandbox import Fault, Promotion, Running
-from bulkissue.target import Target
+from bulkissue.state import history
 
 ID, IDENTIFIER = {"program_id": 469, "promotion_id": 69218}, {"program_id": 469, "promo_identifier": "DIWALI26"}
 WORD = ["--by", "Asha", "--evidence", "ticket 4711"]

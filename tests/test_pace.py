@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from bulkissue.wire.pace import CATCH_UP, SPREAD, Pace
+from bulkissue.send.pace import CATCH_UP, SPREAD, Pace
 
 
 class Leap(selectors.SelectSelector):

@@ -6,11 +6,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from bulkissue import history, plan
-from bulkissue.intake import take_in
-from bulkissue.job import Job
-from bulkissue.jobfile import load
-from bulkissue.journal import NEVER_SENT, ONLY_VOID, SENT
+from bulkissue.input.intake import take_in
+from bulkissue.job.loading import load
+from bulkissue.job.model import Job
+from bulkissue.plan import plan
+from bulkissue.state import history
+from bulkissue.state.journal import NEVER_SENT, ONLY_VOID, SENT
 
 JOB = """
 config_version = 1

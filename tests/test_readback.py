@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from bulkissue.endpoints.answer import Offer
 from bulkissue.exchange import Reply
-from bulkissue.readback import READERS, carts, coupons, promotions
-from bulkissue.readback.page import Asked, Found, Page, unite
+from bulkissue.service.endpoints.answer import Offer
+from bulkissue.service.readback import READERS, carts, coupons, promotions
+from bulkissue.service.readback.page import Asked, Found, Page, unite
 
 ASKED = Asked("mobile", "919986000586", "INSTORE")
 BY_ID = Asked("id", "566881933")

@@ -16,14 +16,15 @@ import tomli_w
 from conftest import read_ledgers
 from scene import Scene
 
-from bulkissue import report, runfolder
-from bulkissue.entries import Answer, Event, Intent
-from bulkissue.history import HISTORY_SCHEMA
-from bulkissue.journal import Journal
 from bulkissue.outcomes import Outcome, Results
-from bulkissue.report import campaign, course, figures
-from bulkissue.report.markup import said, text
+from bulkissue.results import report
+from bulkissue.results.report import campaign, course, figures
+from bulkissue.results.report.markup import said, text
 from bulkissue.sandbox import Customer, Fault, Options, start_thread
+from bulkissue.state import run_folder
+from bulkissue.state.entries import Answer, Event, Intent
+from bulkissue.state.history import HISTORY_SCHEMA
+from bulkissue.state.journal import Journal
 
 EMPTY_TAGS = {"meta", "br"}
 MOBILES = [f"9199860{number:05}" for number in range(250)]
@@ -77,7 +78,7 @@ def read(run_dir: Path) -> Page:
 
 
 def write_again(run_dir: Path, out: Path) -> bytes:
-    manifest = runfolder.read_manifest(run_dir)
+    manifest = run_folder.read_manifest(run_dir)
     journal = Journal.look(run_dir / "journal.db", run_id=manifest.run_id)
     try:
         report.write(run_dir, manifest, journal, campaign.find(run_dir, manifest), out)
@@ -352,7 +353,7 @@ def test_many_rows_of_one_customer(tmp_path):
     assert earlier.count == 199 + 200 + 200
     assert len(earlier.named) == 100
     assert earlier.named[0].rows == ("b.csv row 1", "a.csv row 1")
-    assert earlier.named[4] == runfolder.SameCustomer(("b.csv row 3", "b.csv row 6"))
+    assert earlier.named[4] == run_folder.SameCustomer(("b.csv row 3", "b.csv row 6"))
 
 
 def test_the_campaign(scene, write_input):
@@ -394,8 +395,8 @@ def test_a_parent_that_is_no_run(tmp_path):
     assert found.missing_parent == "../../etc"
 
 
-def a_manifest(**fields) -> runfolder.Manifest:
-    return runfolder.Manifest(
+def a_manifest(**fields) -> run_folder.Manifest:
+    return run_folder.Manifest(
         **{
             "run_id": "20260102T000000000Z-0000",
             "job": "j",

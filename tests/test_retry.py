@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from bulkissue.wire.retry import attempts
+from bulkissue.send.retry import attempts
 
 
 @dataclass(frozen=True)

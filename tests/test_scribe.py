@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from bulkissue.entries import Answer, Event, Intent
 from bulkissue.errors import StateRefused
-from bulkissue.journal import Journal
-from bulkissue.scribe import Scribe
+from bulkissue.state.entries import Answer, Event, Intent
+from bulkissue.state.journal import Journal
+from bulkissue.state.journal_writer import Scribe
 
 RUN = {"run_id": "run", "plan_sha256": "plan"}
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkissue.target import EFFECT_OF, Target, parse, same_target
+from bulkissue.job.target import EFFECT_OF, Target, parse, same_target
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 targets = st.builds(

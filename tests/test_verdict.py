@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from conftest import each_row
 
-from bulkissue.endpoints import ROUTES
-from bulkissue.endpoints.answer import Offer
 from bulkissue.exchange import Batch, MaybeSent, NotSent, Reply, Sending
 from bulkissue.outcomes import Outcome
-from bulkissue.verdict import Verdict, judge
+from bulkissue.send.verdict import Verdict, judge
+from bulkissue.service.endpoints import ROUTES
+from bulkissue.service.endpoints.answer import Offer
 
 OFFERS = {
     "bulk": Offer("earn", program_id="1", promotion_id="2"),

@@ -25,8 +25,8 @@ import pytest
 from bulkissue import __version__
 from bulkissue.errors import SettingsRefused
 from bulkissue.exchange import MaybeSent, NotSent, Reply, Request, Sending
-from bulkissue.wire import client
-from bulkissue.wire.client import Lane
+from bulkissue.http import client
+from bulkissue.http.client import Lane
 
 POST = Request("POST", "/v2/promotion/bulk/enrolAndEarn", body=b'{"customers":[1,2,3]}')
 #: For behaviours that wait for the lane to give up, and for all others.

@@ -153,7 +153,8 @@ def _let_modes_count() -> None:
 
 
 def _become(child: dict[str, Any]) -> NoReturn:
-    from bulkissue import cli, crashpoint
+    from bulkissue import failpoint
+    from bulkissue.cli import main
 
     os.setsid()
     for place, number, flags in (
@@ -171,10 +172,10 @@ def _become(child: dict[str, Any]) -> NoReturn:
         _let_modes_count()
     os.chdir(child["cwd"])
     os.environ.update(child["environ"])
-    crashpoint._WANTED, _, crashpoint._NUMBER = os.environ.get("BULKISSUE_CRASH_AT", "").partition(":")
+    failpoint._WANTED, _, failpoint._NUMBER = os.environ.get("BULKISSUE_CRASH_AT", "").partition(":")
     sys.argv = ["bulkissue", *child["arguments"]]
     try:
-        cli.entry()
+        main.entry()
     except SystemExit as end:
         # As the interpreter would end, but for taking its modules apart, which takes as long as all the rest.
         atexit._run_exitfuncs()
@@ -187,16 +188,16 @@ def _become(child: dict[str, Any]) -> NoReturn:
 #: What a command imports in its life, beside what these import.
 _MODULES = (
     "anyio._backends._asyncio",
-    "bulkissue.cli",
-    "bulkissue.document",
-    "bulkissue.inquiry",
-    "bulkissue.progress",
-    "bulkissue.recovery",
-    "bulkissue.rehearsal",
-    "bulkissue.runs",
-    "bulkissue.status",
-    "bulkissue.summary",
-    "bulkissue.verify",
+    "bulkissue.cli.main",
+    "bulkissue.cli.json_output",
+    "bulkissue.commands.customer_history",
+    "bulkissue.cli.progress",
+    "bulkissue.commands.recovery",
+    "bulkissue.commands.rehearsal",
+    "bulkissue.commands.runs",
+    "bulkissue.commands.status",
+    "bulkissue.cli.summary",
+    "bulkissue.commands.verify",
     "rich._emoji_codes",
 )
 
@@ -205,7 +206,7 @@ def _import_everything() -> None:
     for name in _MODULES:
         importlib.import_module(name)
     # Reads the certificates, which takes as long as a small run.
-    importlib.import_module("bulkissue.wire.client").Lane(
+    importlib.import_module("bulkissue.http.client").Lane(
         "http://127.0.0.1", connect_timeout=1, read_timeout=1, trust_env=True
     )
     gc.freeze()

@@ -9,11 +9,11 @@ import json
 import pytest
 from conftest import each_row
 
-from bulkissue.endpoints import ROUTES
-from bulkissue.endpoints.answer import Offer
 from bulkissue.exchange import Batch, Reply
 from bulkissue.outcomes import Outcome
-from bulkissue.verdict import judge
+from bulkissue.send.verdict import judge
+from bulkissue.service.endpoints import ROUTES
+from bulkissue.service.endpoints.answer import Offer
 
 ENROL = Offer("enrol", program_id="2714", promotion_id="202188")
 EARN = Offer("earn", program_id="2714", promotion_id="202188")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from scene import KILLED, Scene, wait_until, without_answer
 
-from bulkissue.crashpoint import PLACES
+from bulkissue.failpoint import PLACES
 from bulkissue.outcomes import Outcome
 from bulkissue.sandbox import Fault, Running
 

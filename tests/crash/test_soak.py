@@ -24,9 +24,9 @@ from conftest import Ended
 from judge import Judgement, customer, hold_against_books, settled_runs
 from zygote import Started, zygote
 
+from bulkissue.commands.verify import verify
 from bulkissue.outcomes import Outcome
 from bulkissue.sandbox import Fault, Running
-from bulkissue.verify import verify
 
 KILLS_OF_AN_EPISODE = 4
 EPISODES = -(-int(os.environ.get("SOAK_KILLS", "12")) // KILLS_OF_AN_EPISODE)

@@ -18,10 +18,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from bulkissue.entries import Answer, Entry, Event, Held, Intent, Settlement
 from bulkissue.errors import StateRefused
-from bulkissue.journal import NEVER_SENT, ONLY_VOID, SENT, Journal
 from bulkissue.outcomes import RESULT_FIELDS, Outcome, Results, RowResult
+from bulkissue.state.entries import Answer, Entry, Event, Held, Intent, Settlement
+from bulkissue.state.journal import NEVER_SENT, ONLY_VOID, SENT, Journal
 
 RUN = {"run_id": "run", "plan_sha256": "plan"}
 ROWS = 40

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from bulkissue.endpoints import bulk
-from bulkissue.endpoints.answer import Offer
 from bulkissue.exchange import Batch, Reply
-from bulkissue.verdict import Verdict, _weigh, judge
+from bulkissue.send.verdict import Verdict, _weigh, judge
+from bulkissue.service.endpoints import bulk
+from bulkissue.service.endpoints.answer import Offer
 
 MISSING = "missing"
 PROOFS = ("earnedId", "issualId")

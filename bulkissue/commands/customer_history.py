@@ -1,0 +1,47 @@
+"""
+Inquiry: what one customer got of a target, from history alone.
+
+Reads only, takes no lock. The identifier is a person's: it goes into the query and nowhere else.
+"""
+
+import polars as pl
+
+from bulkissue.input.identifiers import identify
+from bulkissue.job.loading import LoadedJob
+from bulkissue.outcomes import IDENTIFIER_TYPES
+from bulkissue.service.endpoints import ROUTES, routes_of
+from bulkissue.state import history
+
+
+def what_customer_got(loaded: LoadedJob, identifier: str) -> list[dict[str, object]]:
+    """
+    Every line of the target's history about this customer, oldest first: columns of `history.HISTORY_SCHEMA`.
+
+    Args:
+        loaded: The job; its target is asked about, and its rules normalise the identifier.
+        identifier: As a file would have it; each identifier type that it could be is looked up.
+    """
+    routes = routes_of(loaded.job)
+    carried = {kind: ROUTES[route].SOURCES and ("INSTORE",) for kind, route in routes.items()}
+    settings = loaded.job.identifiers.model_copy(update={"default_source": "INSTORE"})
+    nothing = pl.lit(None, pl.String)
+    possible = [
+        identify(
+            pl.LazyFrame({kind: [identifier]}).with_columns(nothing.alias("_bi_reason"), nothing.alias("_bi_message")),
+            {kind: kind},
+            "wide",
+            settings,
+            carried,
+        )
+        for kind in IDENTIFIER_TYPES
+        if kind in routes
+    ]
+    keys = (
+        pl.concat(possible)
+        .filter(pl.col("reason").is_null())
+        .select(pl.col("identifier_type").cast(pl.String), "compare_key")
+    )
+    found = history.issued_without_lock(loaded.state_dir, loaded.job.issues()).join(
+        keys, on=["identifier_type", "compare_key"], how="semi"
+    )
+    return found.sort("run", "source_row").drop("compare_key").collect().to_dicts()

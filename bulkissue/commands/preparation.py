@@ -1,0 +1,186 @@
+"""
+Preparation: everything before the first send, from the input files to the plan, and the dry run that stops there.
+
+Nothing here sends anything but the questions who a customer is.
+"""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from bulkissue.commands.session import Watch, now_text, signals_as_before
+from bulkissue.errors import InputRefused
+from bulkissue.files import sha256
+from bulkissue.input.intake import Intake, take_in
+from bulkissue.job import loading
+from bulkissue.job.credentials import Credentials
+from bulkissue.outcomes import LEDGER_OF, Outcome
+from bulkissue.plan import plan
+from bulkissue.reconcile import customers
+from bulkissue.results import derivation, ledgers
+from bulkissue.state import history, run_folder
+from bulkissue.state.journal import Journal
+from bulkissue.state.run_folder import InputDigest, Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What the command line adds to a job for one run."""
+
+    limit: int | None = None
+    expect_rows: int | None = None
+    init_state: bool = False
+    rehearsal: bool = False
+    parent_run_id: str | None = None
+
+
+def take_input(
+    paths: list[Path], loaded: loading.LoadedJob, folder: Path, expect_rows: int | None, watch: Watch
+) -> Intake:
+    """
+    Read the input into the run's folder.
+
+    Raises:
+        InputRefused: A file will not do, or the input has another number of rows than was expected.
+    """
+    intake = take_in(
+        paths,
+        base=loaded.base,
+        settings=loaded.job.input,
+        target=loaded.job.issues().text(),
+        out=folder / "input.parquet",
+    )
+    watch.taken(intake)
+    if expect_rows is not None and intake.rows != expect_rows:
+        raise InputRefused(
+            f"the input has {intake.rows} rows, --expect-rows says {expect_rows}: nothing was sent",
+            hint="is this the right file, and the whole of it?",
+        )
+    return intake
+
+
+def look_customers_up(
+    loaded: loading.LoadedJob, folder: Path, intake: Intake, credentials: Credentials, watch: Watch
+) -> pl.LazyFrame | None:
+    """Who is behind the input's identifiers, as far as the service knows; None where the job does not ask."""
+    if not loaded.job.identifiers.resolve_customers:
+        return None
+    source, memory = folder / "input.parquet", customers.memory_of(loaded)
+    missing = memory.missing(plan.customers_of(source, intake, loaded.job))
+    with signals_as_before():
+        customers.look_up(
+            missing,
+            memory,
+            loaded.job.api,
+            credentials,
+            name=lambda row: plan.name_of(source, row),
+            tell=watch.looking_up,
+        )
+    return memory.known()
+
+
+def manifest_of(run_id: str, loaded: loading.LoadedJob, intake: Intake, choices: Choices, folder: Path) -> Manifest:
+    """The manifest of a run that is planned and has sent nothing."""
+    return Manifest(
+        run_id=run_id,
+        job=loaded.job.job.name,
+        action=loaded.job.job.action.value,
+        target=loaded.job.issues().text(),
+        base_url=loaded.job.api.base_url,
+        state_dir=str(loaded.state_dir),
+        started_at=now_text(),
+        rows=intake.rows,
+        columns=intake.columns,
+        inputs=tuple(
+            InputDigest(
+                file.name,
+                str(file.path),
+                file.kind,
+                file.rows,
+                file.size,
+                file.sha256,
+                file.encoding,
+                file.delimiter,
+                file.form,
+                dict(file.columns),
+                file.notes,
+            )
+            for file in intake.files
+        ),
+        digests={name: sha256(folder / name) for name in run_folder.KEPT},
+        parent_run_id=choices.parent_run_id or next((run for file in intake.files for run in file.runs), None),
+        rehearsal=choices.rehearsal,
+        versions=run_folder.versions(),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """
+    What a run would do: its input, its plan, and for each reason why rows would not be sent, some of them.
+
+    Attributes:
+        not_looked_up: Identifiers whose customer a run would look up first; more rows may prove to be duplicates.
+    """
+
+    intake: Intake
+    plan: plan.Plan
+    settled: list[dict[str, object]]
+    not_looked_up: int = 0
+
+
+def preview(loaded: loading.LoadedJob, choices: Choices, out: Path | None, watch: Watch) -> Preview:
+    """
+    Read, validate and plan as `start` would, and send nothing; makes no run folder and takes no lock.
+
+    Args:
+        loaded: The job.
+        choices: As for `start`.
+        out: Where to write the failure and duplicate ledgers of what would not be sent; None for nowhere.
+        watch: Who is told.
+    """
+    paths = loading.input_files(loaded)
+    target = loaded.job.issues()
+    with tempfile.TemporaryDirectory(prefix="bulkissue-") as name:
+        folder = Path(name)
+        intake = take_input(paths, loaded, folder, choices.expect_rows, watch)
+        issued = history.issued_without_lock(loaded.state_dir, target)
+        source, known, not_looked_up = folder / "input.parquet", None, 0
+        if loaded.job.identifiers.resolve_customers:
+            memory = customers.memory_of(loaded)
+            known = memory.known()
+            not_looked_up = memory.missing(plan.customers_of(source, intake, loaded.job)).height
+        drawn = plan.draw(
+            source,
+            intake,
+            loaded.job,
+            issued,
+            limit=choices.limit,
+            out=folder / "plan.parquet",
+            customers=known,
+        )
+        settled = plan.examples(folder / "plan.parquet", folder / "input.parquet")
+        if out is not None:
+            _write_unsent(folder, intake, target.text(), out)
+        return Preview(intake, drawn, settled.to_dicts(), not_looked_up)
+
+
+#: What asks the process to end; a closed terminal too, unless it was started to outlive it (nohup).
+
+
+def _write_unsent(folder: Path, intake: Intake, target: str, out: Path) -> None:
+    """The failure and duplicate ledgers of a dry run: the rows its plan settles."""
+    run_id = "dry-run"
+    journal = Journal.create(folder / "journal.db", run_id=run_id, plan_sha256="")
+    run = derivation.Run(folder, run_id, target, intake.columns, intake.rows)
+    names = sorted({LEDGER_OF[outcome] for outcome in (Outcome.REJECTED, Outcome.DUPLICATE)})
+    try:
+        pieces = derivation.pieces(run, journal, derivation.Ending(completed=False))
+        out.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with ledgers.writing(run, out, names) as append:
+            for piece in pieces:
+                append(piece.only(pl.col("_bi_batch").is_null()))
+    finally:
+        journal.close()

@@ -1,0 +1,270 @@
+"""
+A session of a run: send what is left, and write the books; with the target's lock held and the journal open.
+
+A run has one session, and one more for each resume, resolve and reconcile. It must never end without its books unless
+the disk or the process does.
+"""
+
+import asyncio
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import polars as pl
+
+from bulkissue import logs
+from bulkissue.errors import BulkissueError, ExitCode, StateRefused
+from bulkissue.failpoint import reached
+from bulkissue.files import identity
+from bulkissue.http.auth import make_auth
+from bulkissue.input.intake import Intake
+from bulkissue.job import loading
+from bulkissue.job.credentials import Credentials
+from bulkissue.job.model import Job
+from bulkissue.outcomes import Outcome
+from bulkissue.plan import plan
+from bulkissue.results import derivation, ledgers, report
+from bulkissue.send.dispatch import Dispatch
+from bulkissue.send.guards import Guards, Halt, Tally
+from bulkissue.send.reader import lane_of
+from bulkissue.service.endpoints import offer_of
+from bulkissue.state import history, run_folder
+from bulkissue.state.entries import Event
+from bulkissue.state.journal import Journal
+from bulkissue.state.run_folder import Manifest, Stop
+
+_STATE_OF_EXIT: dict[ExitCode, run_folder.State] = {ExitCode.INTERRUPTED: "interrupted"}
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """
+    Who is told what while a run goes on; each may be left out.
+
+    Attributes:
+        taken: The input was read.
+        planned: The plan stands; with the run's folder (a temporary one on a dry run).
+        sending: The tally has changed; with the rows to send in all.
+        looking_up: So many customers were looked up, of so many.
+    """
+
+    taken: Callable[[Intake], None] = lambda _: None
+    planned: Callable[[plan.Plan, Path], None] = lambda _plan, _folder: None
+    sending: Callable[[Tally, int], None] = lambda _tally, _rows: None
+    looking_up: Callable[[int, int], None] = lambda _asked, _of: None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a run stands: its folder and its manifest."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """What the command ends with."""
+        return ExitCode(self.manifest.exit_code if self.manifest.exit_code is not None else ExitCode.INTERNAL)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One session of a run, with its target's lock held and its journal open for writing."""
+
+    folder: Path
+    manifest: Manifest
+    loaded: loading.LoadedJob
+    journal: Journal
+    state: history.TargetState
+    watch: Watch
+    started: float
+
+    def send(self, drawn: plan.Plan, credentials: Credentials, marks: bytearray | None = None) -> Result:
+        """Send what the plan says and the marks leave, then settle."""
+        self._enter("open", self._commits())
+        run_folder.write_manifest(self.folder, msgspec.structs.replace(self.manifest, state="running", stop=None))
+        settings = self.loaded.job
+        rows = drawn.to_send if marks is None else plan.left(self.folder / "plan.parquet", marks)[0]
+        logs.get().info("run.started", run=self.manifest.run_id, target=self.manifest.target, rows=rows)
+        try:
+            with signals_as_before():
+                halt = asyncio.run(self._dispatch(settings, drawn, credentials, marks, rows)) if rows else None
+                return self.settle(halt)
+        except BaseException as trouble:
+            if isinstance(trouble, BulkissueError):
+                trouble.run_dir = str(self.folder)
+            self.journal.leave()  # stays marked as open: what it lacks is not known here
+            raise
+
+    async def _dispatch(
+        self,
+        settings: Job,
+        drawn: plan.Plan,
+        credentials: Credentials,
+        marks: bytearray | None,
+        rows: int,
+    ) -> Halt | None:
+        limits, api = settings.api.limits, settings.api
+
+        dispatch = Dispatch(
+            batches=plan.batches(self.folder / "plan.parquet", drawn, marks),
+            journal=self.journal,
+            lanes=[lane_of(api) for _ in range(min(limits.lanes, drawn.requests))],
+            make_auth=lambda pace: make_auth(api, credentials, lane_of(api), pace.slot),
+            offer=offer_of(settings, self.manifest.run_id),
+            guards=Guards(settings.guards),
+            limits=limits,
+            watch=lambda tally: self.watch.sending(tally, rows),
+        )
+        loop = asyncio.get_running_loop()
+
+        def interrupt(*_: object) -> None:
+            with suppress(RuntimeError):  # the loop is closed: all that is left is to write the books
+                loop.call_soon_threadsafe(dispatch.interrupt)
+
+        # Not the loop's own handlers: at its end it leaves SIGTERM to the kernel, before the books are written.
+        for number in _ENDING:
+            _take_signal(number, interrupt)
+        return await dispatch.run()
+
+    def settle(self, halt: Halt | None) -> Result:
+        """Write ledgers, history and manifest from plan and journal, and close the journal; no signal disturbs it."""
+        with _undisturbed():
+            return self._settle(halt)
+
+    def _settle(self, halt: Halt | None) -> Result:
+        reached("sending.ended")
+        ending = ending_of(halt)
+        self.journal.write(
+            [Event("run.stopped" if halt else "run.completed", now_ms(), {"reason": ending.reason if halt else ""})]
+        )
+        run, formats = derivation.Run.of(self.folder, self.manifest), self.loaded.job.output.formats
+        try:
+            books = ledgers.write(run, self.journal, ending, formats, self.folder)
+            reached("ledgers.written")
+            self.state.write_history(self.manifest.run_id, books.history)
+            reached("history.written")
+        except (OSError, pl.exceptions.PolarsError) as trouble:
+            raise StateRefused(
+                f"the books of run {self.manifest.run_id} cannot be written: {_of_the_disk(trouble)}",
+                hint="free the disk or mend the folder's permissions, then bulkissue resume",
+            ) from trouble
+        for part in books.history:
+            part.unlink()
+        requests, attempts = self.journal.requests_and_attempts()
+        state: run_folder.State = "completed" if halt is None else _STATE_OF_EXIT.get(halt.exit_code, "stopped")
+        manifest = msgspec.structs.replace(
+            self.manifest,
+            state=state,
+            exit_code=int(_exit_code(books, halt)),
+            finished_at=now_text(),
+            seconds=round(self.manifest.seconds + time.monotonic() - self.started, 3),
+            counts=books.counts(),
+            reasons=books.failure_reasons(),
+            in_doubt=books.in_doubt,
+            requests=requests,
+            attempts=attempts,
+            ledgers=books.digests,
+            stop=Stop(halt.reason, halt.message, int(halt.exit_code)) if halt else None,
+        )
+        manifest = report.publish(self.folder, manifest, self.journal, self.state.issued())
+        commits = self._commits()
+        self.journal.close()
+        reached("journal.closed")
+        run_folder.write_manifest(self.folder, manifest)
+        reached("manifest.finished")
+        self._enter("settled", commits)
+        reached("run.settled")
+        logs.get().info(
+            "run.finished", run=manifest.run_id, state=state, exit_code=manifest.exit_code, **manifest.counts
+        )
+        return Result(self.folder, manifest)
+
+    def _commits(self) -> int:
+        return int(self.journal.meta()["commits"])
+
+    def _enter(self, state: str, commits: int) -> None:
+        self.state.register(
+            history.Registered(
+                self.manifest.run_id,
+                str(self.folder),
+                self.manifest.target,
+                self.manifest.started_at,
+                journal=True,
+                state=state,
+                commits=commits,
+                file=identity(self.journal.path),
+            )
+        )
+
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[
+    : 2 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else 3
+]
+
+
+@contextmanager
+def signals_as_before() -> Iterator[None]:
+    """Whoever takes SIGINT and SIGTERM within the block, afterwards it is who took them before."""
+    before = {number: signal.getsignal(number) for number in _ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            _take_signal(number, handler)
+
+
+def _take_signal(number: signal.Signals, handler: "signal._HANDLER") -> None:
+    if threading.current_thread() is threading.main_thread():  # elsewhere its owner takes the signals
+        signal.signal(number, handler)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """
+    Let no signal but SIGKILL end the process until the block ends.
+
+    Books that are being written are worth a moment's patience; SIGKILL does no harm either.
+    """
+    with signals_as_before():
+        for number in _ENDING:
+            _take_signal(number, signal.SIG_IGN)
+        yield
+
+
+def _exit_code(books: ledgers.Books, halt: Halt | None) -> ExitCode:
+    if books.outcomes[Outcome.UNKNOWN]:
+        return ExitCode.UNKNOWN_ROWS
+    if halt is not None:
+        return halt.exit_code
+    if books.outcomes[Outcome.FAILED] or books.outcomes[Outcome.REJECTED]:
+        return ExitCode.FAILED_ROWS
+    return ExitCode.OK
+
+
+def ending_of(halt: Halt | None) -> derivation.Ending:
+    """How the run stands, for the rows that were not sent."""
+    return derivation.Ending(completed=True) if halt is None else derivation.Ending(False, halt.reason, halt.message)
+
+
+def _of_the_disk(trouble: Exception) -> str:
+    """What the system said of a file that could not be written. Only its own words: polars' may hold a row."""
+    if isinstance(trouble, OSError):
+        return f"{trouble.strerror}: {trouble.filename}" if trouble.filename else str(trouble)
+    return type(trouble).__name__
+
+
+def now_text() -> str:
+    """Now, ISO 8601 in UTC."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def now_ms() -> int:
+    """Now, in epoch milliseconds."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,450 @@
+"""
+Identifiers: what the rows' cells say of each customer, as the service wants it, or the reason why not.
+
+Pure and vectorised: every rule is a polars expression over whole columns. It must never mend a value by a
+guess: a wrong customer's money cannot be taken back, a rejected row can be mended and sent.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+
+import polars as pl
+
+from bulkissue.input.column_mapping import INVISIBLE, SPELLINGS
+from bulkissue.job.model import IdentifiersSection
+from bulkissue.outcomes import IDENTIFIER_TYPES, REASONS
+
+_NOTHING = pl.lit(None, pl.String)
+
+#: The dtype of `identifier_type`.
+IDENTIFIER_TYPE = pl.Enum(IDENTIFIER_TYPES)
+
+_LARGEST_ID = "9223372036854775807"
+_WHOLE = r"^(?:([0-9]{4,})\.0+|([0-9]{1,3})\.(?:00?|0000+))$"  # 555.000 may mean 555000
+_SCIENTIFIC = r"^[+-]?[0-9]+(?:[.,][0-9]+)?[eE][+-]?[0-9]+$"
+_BLANKS = r"[\s\u{ad}\u{61c}\u{180e}\u{200b}-\u{200f}\u{202a}-\u{202e}\u{2060}-\u{206f}\u{feff}]+"
+_SEPARATORS = r"[().\-/\u{2010}-\u{2015}\u{2212}]+"
+_WORD = r"\p{L}\p{M}\p{N}"
+_ASCII_EMAIL = (
+    r"^[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@"
+    r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z][A-Za-z0-9-]{0,61}[A-Za-z0-9]$"
+)
+_ANY_EMAIL = (
+    r'^[^\s@\p{C}()<>\[\]:;,\\"]+@'
+    rf"(?:[{_WORD}](?:[{_WORD}-]*[{_WORD}])?\.)+\p{{L}}[{_WORD}-]*[{_WORD}]$"
+)
+
+#: What the rules of each type leave as it is.
+_AS_IT_STANDS = {
+    "id": r"^[1-9][0-9]{0,17}$",
+    "mobile": r"^[1-9][0-9]{8,14}$",
+    "email": _ASCII_EMAIL,
+    "external_id": r"^[0-9A-Za-z_-]{1,50}$",
+}
+
+
+def identified(
+    rows: pl.DataFrame,
+    columns: Mapping[str, str],
+    form: str,
+    settings: IdentifiersSection,
+    carried: Mapping[str, tuple[str, ...] | None],
+) -> pl.DataFrame:
+    """As `identify`; rows that are in order as they stand, which most are, take a short way to the same result."""
+    in_order, taken = _as_it_stands(columns, form, settings, carried)
+    # Lazily, as only then what both want is reckoned once.
+    straight = rows.lazy().select(in_order.fill_null(value=False).alias("_bi_in_order"), *taken).collect()
+    short = straight.drop_in_place("_bi_in_order")
+    if rows.height and short.all():
+        return straight
+    placed = rows.with_row_index("_bi_place")
+    rest = placed.filter(~short)
+    mended = identify(rest.lazy(), columns, form, settings, carried).collect()
+    straight = straight.with_row_index("_bi_place").filter(short)
+    return pl.concat([straight, mended.insert_column(0, rest["_bi_place"])]).sort("_bi_place").drop("_bi_place")
+
+
+def identify(
+    rows: pl.LazyFrame,
+    columns: Mapping[str, str],
+    form: str,
+    settings: IdentifiersSection,
+    carried: Mapping[str, tuple[str, ...] | None],
+) -> pl.LazyFrame:
+    """
+    Say for every row who the customer is, or why that cannot be said.
+
+    Args:
+        rows: A file's rows as text, and `_bi_reason` and `_bi_message` (intake's own rejection, else null).
+        columns: Our role to their header, as `headers.find_roles` gives them.
+        form: `long`, `wide` or `values`.
+        settings: `[identifiers]`.
+        carried: The identifier types this action can carry, each with the sources its route knows, or None where
+            the route sends no source.
+
+    Returns:
+        One row for each, in the same order: `identifier_type` (`IDENTIFIER_TYPE`; null where none can be said),
+        `identifier` (String, normalised; null where rejected), `compare_key` (String; an email in lower case, which
+        is nearly but not wholly Unicode's case folding), `source` (String, in capitals, else empty), `account_id`
+        (String, else empty), `reason` and `message` (String; both null where there is an identifier).
+    """
+    frame = _cells(rows, columns)
+    types = [t for t in settings.prefer if t in columns] if form == "wide" else list(IDENTIFIER_TYPES)
+    frame = _typed_cells(frame, settings) if form != "wide" else frame.with_columns(type_reason=_NOTHING)
+    for identifier_type in types:
+        if identifier_type not in carried:
+            frame = frame.with_columns(
+                pl.when(pl.col(identifier_type).is_not_null())
+                .then(pl.lit("validate.route"))
+                .alias(f"{identifier_type}_reason"),
+                pl.lit(None, pl.String).alias(identifier_type),
+            )
+        elif identifier_type == "mobile":
+            frame = _mobiles(frame, settings.country_code, settings.national_length)
+        else:
+            frame = {"id": _ids, "email": _emails, "external_id": _external_ids}[identifier_type](frame)
+    frame = _first_usable(frame, types)
+    frame = _sources(frame, settings.default_source, carried)
+    return _verdicts(frame, carried)
+
+
+def _as_it_stands(
+    columns: Mapping[str, str],
+    form: str,
+    settings: IdentifiersSection,
+    carried: Mapping[str, tuple[str, ...] | None],
+) -> tuple[pl.Expr, list[pl.Expr]]:
+    """Where `identify` takes the cells as they stand, but for case and country code; and what it gives there."""
+    if form == "long":
+        given = pl.col(columns["identifier_type"])
+        kind = given.cast(IDENTIFIER_TYPE, strict=False)
+        chosen = {name: given == name for name in IDENTIFIER_TYPES if name in carried}
+        cell = pl.col(columns["identifier"])
+    else:
+        wide = form == "wide"
+        preferred = (name for name in settings.prefer if name in columns)
+        only: str = next(preferred, "") if wide else settings.default_type or ""
+        kind = pl.lit(only or None, IDENTIFIER_TYPE)
+        chosen = {only: pl.lit(value=True)} if only in carried else {}
+        cell = pl.col(columns[only if wide else "identifier"]) if chosen else _NOTHING
+    value = key = cell
+    if "mobile" in chosen and settings.country_code is not None:
+        national = chosen["mobile"] & (cell.str.len_bytes() == settings.national_length)
+        value = key = pl.when(national).then(pl.lit(settings.country_code) + cell).otherwise(cell)
+    if "email" in chosen:
+        key = pl.when(chosen["email"]).then(cell.str.to_lowercase()).otherwise(value)
+    longest = {"email": cell.str.len_bytes() <= 254, "mobile": value.str.len_bytes() <= 15}
+    in_order, source = pl.lit(value=False), _NOTHING
+    for known in dict.fromkeys(carried.values()):
+        within = [name for name in chosen if carried[name] == known]
+        said = pl.lit("") if known is None else _known_source(columns, settings.default_source, known)
+        for name in within:
+            clean = pl.when(chosen[name]).then(cell).str.contains(_AS_IT_STANDS[name])
+            in_order |= clean & longest.get(name, True) & said.is_not_null()
+        if within:
+            here = pl.any_horizontal(chosen[name] for name in within)
+            source = said if len(within) == len(chosen) else pl.when(here).then(said).otherwise(source)
+    account = pl.col(columns["account_id"]).str.strip_chars(INVISIBLE) if "account_id" in columns else pl.lit("")
+    return pl.col("_bi_reason").is_null() & in_order, [
+        kind.alias("identifier_type"),
+        value.alias("identifier"),
+        key.alias("compare_key"),
+        source.alias("source"),
+        account.fill_null("").alias("account_id"),
+        _NOTHING.alias("reason"),
+        _NOTHING.alias("message"),
+    ]
+
+
+def _known_source(columns: Mapping[str, str], default: str | None, known: tuple[str, ...]) -> pl.Expr:
+    """A row's source where it is written as the route knows it, or is left to such a default; else null."""
+    otherwise = pl.lit(default if default in known else None, pl.String)
+    if "source" not in columns:
+        return otherwise
+    cell = pl.col(columns["source"])
+    return pl.when(cell.is_in(known)).then(cell).when(cell.is_null()).then(otherwise)
+
+
+def ambiguous_mobiles(frame: pl.DataFrame, settings: IdentifiersSection) -> pl.Series:
+    """
+    Where one number may stand both with and without its country code: `validate.mobile_ambiguous`.
+
+    Only where no country code is configured. A mobile of `national_length` digits and one of 1 to 3 digits more
+    that ends with it are both marked; they may be one customer or two, and only the job's owner knows.
+
+    Args:
+        frame: The whole input's `identifier_type`, `identifier` and `reason`, as `identify` gives them.
+        settings: `[identifiers]`.
+
+    Returns:
+        Boolean, one for each row, never null.
+    """
+    nobody = pl.repeat(False, frame.height, dtype=pl.Boolean, eager=True)
+    if settings.country_code is not None:
+        return nobody
+    national = settings.national_length
+    length = pl.col("identifier").str.len_bytes()
+    numbers = frame.lazy().filter((pl.col("identifier_type") == "mobile") & pl.col("reason").is_null())
+    is_national = (length == national).fill_null(value=False)
+    is_international = length.is_between(national + 1, national + 3).fill_null(value=False)
+    both = numbers.select(is_national.any(), other=is_international.any()).collect()
+    if not all(both.row(0)):
+        return nobody
+    # At most 15 digits; and as a national number never begins with 0, its end as a number is its end as text.
+    end = pl.col("identifier").cast(pl.Int64, strict=False).mod(10**national)
+    ends = numbers.filter(is_national | is_international).select(end=end, international=is_international)
+    shared = (
+        ends.group_by("end")
+        .agg(pl.col("international").any().alias("some"), pl.col("international").all().alias("all"))
+        .filter(pl.col("some") & ~pl.col("all"))
+        .collect()["end"]
+    )
+    if shared.is_empty():
+        return nobody
+    mark = (
+        (pl.col("identifier_type") == "mobile")
+        & pl.col("reason").is_null()
+        & (is_national | is_international)
+        & end.is_in(shared.implode())
+    )
+    return frame.select(mark.fill_null(value=False)).to_series()
+
+
+def _cells(rows: pl.LazyFrame, columns: Mapping[str, str]) -> pl.LazyFrame:
+    """The cells that matter, by role, without what is invisible around them; empty ones null. And intake's verdict."""
+    trimmed = {role: pl.col(header).str.strip_chars(INVISIBLE) for role, header in columns.items()}
+    absent = {role: _NOTHING for role in SPELLINGS if role not in columns}
+    return rows.select(
+        pl.col("_bi_reason").alias("given_reason"),
+        pl.col("_bi_message").alias("given_message"),
+        *[pl.when(cell != "").then(cell).alias(role) for role, cell in trimmed.items()],
+        *[nothing.alias(role) for role, nothing in absent.items()],
+    )
+
+
+def _typed_cells(frame: pl.LazyFrame, settings: IdentifiersSection) -> pl.LazyFrame:
+    """
+    Long and value-only form as wide: the value goes to its type's column.
+
+    Adds `type_reason`. A type is read without regard to case, blanks and underscores, by the usual names of
+    columns; an empty one is `default_type`.
+    """
+    value = pl.col("identifier")
+    plain = pl.col("identifier_type").str.to_lowercase().str.replace_all(r"[^\p{L}\p{N}]+", "")
+    known = pl.coalesce(pl.when(pl.col("plain").is_in(SPELLINGS[role])).then(pl.lit(role)) for role in IDENTIFIER_TYPES)
+    default = pl.lit(settings.default_type, pl.String)
+    frame = frame.with_columns(plain=plain)
+    frame = frame.with_columns(said=pl.when(pl.col("identifier_type").is_null()).then(default).otherwise(known))
+    return frame.with_columns(
+        *[pl.when(pl.col("said") == role).then(value).alias(role) for role in IDENTIFIER_TYPES],
+        type_reason=pl.when(value.is_not_null() & pl.col("said").is_null()).then(
+            pl.when(pl.col("identifier_type").is_null())
+            .then(pl.lit("validate.identifier_type_missing"))
+            .otherwise(pl.lit("validate.identifier_type_unknown"))
+        ),
+    )
+
+
+def _ids(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """
+    `id`: a positive int64 in canonical decimal. Adds `id_reason`.
+
+    007 is 7, so that one customer cannot stand twice. 555567088.0 is a float column's text of a whole number. 5.55E8
+    has lost digits.
+    """
+    text = pl.col("id")
+    return (
+        frame.with_columns(
+            id_messy=pl.when(~text.str.contains(r"^[1-9][0-9]{0,17}$")).then(text.str.strip_chars_start("'"))
+        )
+        .with_columns(id_whole=pl.col("id_messy").str.replace(_WHOLE, "$1$2"))
+        .with_columns(
+            id_digits=pl.when(pl.col("id_whole").str.contains(r"^[0-9]+$")).then(
+                pl.col("id_whole").str.strip_chars_start("0")
+            )
+        )
+        .with_columns(
+            id_reason=pl.when(pl.col("id_messy").str.contains(_SCIENTIFIC))
+            .then(pl.lit("validate.id_scientific"))
+            .when(pl.col("id_whole").str.contains(r"^-[0-9]+$"))
+            .then(pl.lit("validate.id_out_of_range"))
+            .when(pl.col("id_messy").is_not_null() & pl.col("id_digits").is_null())
+            .then(pl.lit("validate.id_not_integer"))
+            .when(~_within_int64(pl.col("id_digits")))
+            .then(pl.lit("validate.id_out_of_range"))
+        )
+        .with_columns(id=pl.when(pl.col("id_reason").is_null()).then(pl.coalesce("id_digits", "id")))
+    )
+
+
+def _within_int64(digits: pl.Expr) -> pl.Expr:
+    """Whether digits without leading zeros are an int64 above 0: by width, then as text, never as a float."""
+    width = digits.str.len_bytes()
+    widest = len(_LARGEST_ID)
+    return (digits != "") & ((width < widest) | ((width == widest) & (digits <= _LARGEST_ID)))
+
+
+def _mobiles(frame: pl.LazyFrame, country_code: str | None, national_length: int) -> pl.LazyFrame:
+    """
+    `mobile`: 9 to 15 digits with the country code, the first not 0. Adds `mobile_reason`.
+
+    Blanks, brackets, dots, slashes and dashes go; a leading + or 00 says that the country code is there; else a
+    number of `national_length` digits gets the job's.
+    """
+    text = pl.col("mobile")
+    messy = pl.col("mobile_messy")
+    dialled = pl.col("mobile_dialled")
+    frame = (
+        frame.with_columns(
+            mobile_messy=pl.when(~text.str.contains(r"^[1-9][0-9]*$")).then(text.str.strip_chars_start("'" + INVISIBLE))
+        )
+        # 919986000586.0 is a float column's text. It is mended before dots go: 9199860005860 would be someone else.
+        .with_columns(
+            mobile_messy=pl.when(messy.str.contains(r"^\+?(?:[0-9]{9,}\.0+|[0-9]+\.00?)$"))
+            .then(messy.str.replace(r"\.0+$", ""))
+            .otherwise(messy)
+        )
+        # +44 (0)20 …: a bracketed 0 behind the country code is dialled only inside the country.
+        .with_columns(
+            mobile_dialled=messy.str.replace_all(_BLANKS, "")
+            .str.replace(r"^((?:\+|00)?[1-9][0-9]{0,2})\(0\)", "$1")
+            .str.replace_all(_SEPARATORS, "")
+        )
+        .with_columns(
+            mobile_international=(dialled.str.starts_with("+") | dialled.str.starts_with("00")).fill_null(value=False),
+            mobile_digits=pl.when(dialled.str.starts_with("+"))
+            .then(dialled.str.strip_prefix("+"))
+            .otherwise(dialled.str.strip_prefix("00")),
+        )
+        .with_columns(mobile=pl.coalesce("mobile_digits", "mobile"))
+    )
+    if country_code is not None:
+        national = (
+            ~pl.col("mobile_international") & (text.str.len_bytes() == national_length) & ~text.str.starts_with("0")
+        )
+        frame = frame.with_columns(mobile=pl.when(national).then(pl.lit(country_code) + text).otherwise(text))
+    return frame.with_columns(
+        mobile_reason=pl.when(messy.str.contains(_SCIENTIFIC))
+        .then(pl.lit("validate.mobile_scientific"))
+        # 9986000586/87 is two numbers, not one of twelve digits.
+        .when(messy.str.contains(r"[0-9]{9,}[^0-9]+[0-9]"))
+        .then(pl.lit("validate.mobile_several"))
+        .when(pl.col("mobile_digits").str.contains(r"[^0-9]"))
+        .then(pl.lit("validate.mobile_characters"))
+        .when(text.str.starts_with("0"))
+        .then(pl.lit("validate.mobile_leading_zero"))
+        .when(~text.str.len_bytes().is_between(9, 15))
+        .then(pl.lit("validate.mobile_length"))
+    ).with_columns(mobile=pl.when(pl.col("mobile_reason").is_null()).then(text))
+
+
+def _emails(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """
+    `email`: one @, at most 64 characters before it, a domain with a dot behind it, at most 254 in all.
+
+    Adds `email_reason`. Sent as written. Whether the address exists is the service's to say.
+    """
+    text = pl.col("email")
+    messy = pl.when(~text.str.contains(_ASCII_EMAIL)).then(text)
+    return frame.with_columns(
+        email_reason=pl.when(text.str.len_chars() > 254)
+        .then(pl.lit("validate.email_length"))
+        .when(
+            ~messy.str.contains(_ANY_EMAIL)
+            | messy.str.contains(r"^[^@]{65}")  # local part
+            | messy.str.contains(r"@.*[^.]{64}")  # a label of the domain
+        )
+        .then(pl.lit("validate.email_syntax"))
+    ).with_columns(email=pl.when(pl.col("email_reason").is_null()).then(text))
+
+
+def _external_ids(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """
+    `external_id`: at most 50 characters, kept with its leading zeros. Adds `external_id_reason`.
+
+    7E10 is a legal one, 1.2E+10 is a spreadsheet's damage.
+    """
+    text = pl.col("external_id")
+    messy = pl.when(~text.str.contains(r"^[0-9A-Za-z_-]{1,50}$")).then(text)
+    return frame.with_columns(
+        external_id_reason=pl.when(messy.str.len_chars() > 50)
+        .then(pl.lit("validate.external_id_length"))
+        .when(messy.str.contains(r"\p{Cc}"))
+        .then(pl.lit("validate.external_id_characters"))
+        .when(messy.str.contains(r"^[+-]?[0-9]+(?:[.,][0-9]+[eE][+-]?|[eE]\+)[0-9]+$"))
+        .then(pl.lit("validate.external_id_scientific"))
+    ).with_columns(external_id=pl.when(pl.col("external_id_reason").is_null()).then(text))
+
+
+def _first_usable(frame: pl.LazyFrame, types: Sequence[str]) -> pl.LazyFrame:
+    """
+    Take the first type that has a value.
+
+    Adds `chosen` (the type), `value`, `key` and `reason`. Where none has a value, type and reason are those of the
+    first cell that is not empty.
+    """
+    reasons = [f"{t}_reason" for t in types]
+    keys = {"email": pl.col("email").str.to_lowercase()}
+    return frame.with_columns(
+        chosen=pl.coalesce(
+            *[pl.when(pl.col(t).is_not_null()).then(pl.lit(t)) for t in types],
+            *[pl.when(pl.col(f"{t}_reason").is_not_null()).then(pl.lit(t)) for t in types],
+            _NOTHING,
+        ),
+        value=pl.coalesce(*types, _NOTHING),
+        key=pl.coalesce(*[keys.get(t, pl.col(t)) for t in types], _NOTHING),
+        reason=pl.when(pl.all_horizontal(pl.lit(value=True), *[pl.col(t).is_null() for t in types])).then(
+            pl.coalesce("type_reason", *reasons, pl.lit("validate.identifier_missing"))
+        ),
+    )
+
+
+def _sources(
+    frame: pl.LazyFrame, default_source: str | None, carried: Mapping[str, tuple[str, ...] | None]
+) -> pl.LazyFrame:
+    """
+    The row's own source, else the default, in capitals, held against what its type's route knows.
+
+    Replaces `source` (empty where the route sends none) and adds `source_reason` and `source_message`.
+    """
+    named = pl.col("source").fill_null(pl.lit(default_source, pl.String))
+    frame = frame.with_columns(source=named.str.to_uppercase().str.replace_all(r"[\s-]+", "_"))
+    source = pl.col("source")
+    sends, reason, message = pl.lit(value=False), _NOTHING, _NOTHING
+    for known in dict.fromkeys(sources for sources in carried.values() if sources is not None):
+        within = pl.any_horizontal([pl.col("chosen") == t for t, sources in carried.items() if sources == known])
+        foreign = within & ~source.is_in(known)
+        sends |= within
+        reason = (
+            pl.when(within & source.is_null())
+            .then(pl.lit("validate.source_missing"))
+            .when(foreign)
+            .then(pl.lit("validate.source_unknown"))
+            .otherwise(reason)
+        )
+        message = pl.when(foreign).then(pl.lit(f"the source is none of {', '.join(known)}")).otherwise(message)
+    return frame.with_columns(
+        source=pl.when(sends).then(source).fill_null(""), source_reason=reason, source_message=message
+    )
+
+
+def _verdicts(frame: pl.LazyFrame, carried: Collection[str]) -> pl.LazyFrame:
+    """One verdict for each row: intake's rejection before the identifier's before the source's."""
+    frame = frame.with_columns(verdict=pl.coalesce("given_reason", "reason", "source_reason"))
+    verdict = pl.col("verdict")
+    accepted = verdict.is_null()
+    messages = {reason: text for reason, text in REASONS.items() if reason.startswith("validate.")}
+    messages["validate.route"] = f"this action carries {', '.join(carried)} only"
+    return frame.select(
+        pl.when(pl.col("given_reason").is_null()).then(pl.col("chosen")).cast(IDENTIFIER_TYPE).alias("identifier_type"),
+        pl.when(accepted).then(pl.col("value")).alias("identifier"),
+        pl.when(accepted).then(pl.col("key")).alias("compare_key"),
+        pl.when(accepted).then(pl.col("source")).otherwise(pl.lit("")).alias("source"),
+        pl.col("account_id").fill_null("").alias("account_id"),
+        verdict.alias("reason"),
+        pl.coalesce(
+            "given_message",
+            pl.when(pl.col("reason").is_null()).then("source_message"),
+            # Reason for text. replace_strict would do, but takes all rows into memory at once.
+            verdict.str.replace_many(list(messages), list(messages.values()), leftmost=True),
+        ).alias("message"),
+    )

@@ -1,0 +1,264 @@
+"""
+Intake: the input files become one table of text, every row with its file and number.
+
+It must never lose a row, change a cell or guess which column says who a customer is: what cannot be read for
+certain is a rejected row, or refuses the file.
+"""
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import polars as pl
+
+from bulkissue.errors import InputRefused
+from bulkissue.files import replacing_path, room_for
+from bulkissue.input import delimited, lineage, tables
+from bulkissue.input.column_mapping import Form, find_roles
+from bulkissue.input.lineage import Kind
+from bulkissue.input.tables import OWN_MESSAGE, OWN_REASON, Table
+from bulkissue.job.model import InputSection
+from bulkissue.outcomes import IDENTIFIER_TYPES
+
+#: Rows in a row group of input.parquet. Fixed, so that the same input gives the same bytes.
+_ROW_GROUP = 1 << 17
+
+#: How files begin that are neither text nor a table we read.
+_FOREIGN = {
+    b"\x1f\x8b": "a gzip archive",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook, or one with a password",
+    b"%PDF": "a PDF",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """
+    One input file, as it was taken in.
+
+    Attributes:
+        name: Its path from the job file's folder, with forward slashes.
+        path: Where it is.
+        kind: `failure_ledger` where the rows keep the lineage they carry.
+        rows: How many it has. In `input.parquet` files follow each other in order.
+        sha256: Of its bytes.
+        size: In bytes.
+        encoding: Of a text file, else empty.
+        delimiter: Of a text file, else empty.
+        form: How it says its identifiers.
+        columns: Our role to its header.
+        notes: What was assumed, for the user.
+        runs: The runs a ledger came from, at most a few.
+    """
+
+    name: str
+    path: Path
+    kind: Kind
+    rows: int
+    sha256: str
+    size: int
+    encoding: str
+    delimiter: str
+    form: Form
+    columns: dict[str, str]
+    notes: tuple[str, ...]
+    runs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """
+    All input files.
+
+    Attributes:
+        files: In the order they were given.
+        columns: The users' columns, in the order they first appear.
+        rows: How many there are in all.
+    """
+
+    files: tuple[SourceFile, ...]
+    columns: tuple[str, ...]
+    rows: int
+
+
+def take_in(paths: Sequence[Path], *, base: Path, settings: InputSection, target: str, out: Path) -> Intake:
+    """
+    Read the input files and write `out`, the input as it was read.
+
+    `out` holds the users' columns (String, as written; null where empty or where the file does not have the column),
+    `_bi_source_file` (String), `_bi_row` (UInt64, from 1 in each file), `_bi_reason` and `_bi_message` (String; why a
+    row cannot be read, else null) and `_bi_attempts` (UInt32; what a failure ledger's row had before). The same input
+    gives the same bytes. Memory does not grow with the files, but for workbooks, which Excel limits, and the row
+    numbers of failure ledgers.
+
+    Args:
+        paths: The files; one that is given twice is taken once.
+        base: The job file's folder, from which files are named.
+        settings: `[input]`.
+        target: What this run issues, as in `_bi_target`: its own success ledgers are refused.
+        out: The Parquet file to write. Its folder also takes the temporary files.
+
+    Raises:
+        InputRefused: A file cannot be read for certain; see `csvtext`, `tables`, `headers` and `lineage`. Nothing is
+            written then.
+    """
+    if not paths:
+        raise InputRefused("there is no input file", hint="set [input] paths in the job file, or give --input")
+    with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+        unique = list({path.resolve(): path for path in reversed(paths)}.values())[::-1]
+        read = [_read(path, base, settings, target, Path(folder)) for path in unique]
+        columns = tuple(dict.fromkeys(name for part in read for name in part.names))
+        frame = pl.concat([_aligned(part, columns) for part in read])
+        with replacing_path(out) as partial:
+            _write(frame, partial, read)
+            _refuse_changed(read)
+            written = pl.scan_parquet(partial, glob=False)
+            if any(part.file.kind == "failure_ledger" for part in read):
+                _refuse_twice(written, read)
+            total = int(written.select(pl.len()).collect().item())
+        counts = [_count(part.rows) for part in read[:-1]]
+    counts.append(total - sum(counts))
+    sources = tuple(replace(part.file, rows=rows) for part, rows in zip(read, counts, strict=True))
+    return Intake(sources, columns, total)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A file that was opened: `file` without its count, the users' columns, the finished rows, what the disk said."""
+
+    file: SourceFile
+    names: list[str]
+    rows: pl.LazyFrame
+    seen: os.stat_result
+
+
+def _read(path: Path, base: Path, settings: InputSection, target: str, folder: Path) -> _Part:
+    name = Path(os.path.relpath(path, base)).as_posix()
+    try:
+        seen = path.stat()
+        if not path.is_file():
+            raise InputRefused(f"{name} is no file", hint="name files, or a pattern such as inbox/*.csv")
+        with path.open("rb") as opened:
+            head = opened.read(4)
+    except FileNotFoundError as trouble:
+        raise InputRefused(f"{name} does not exist", hint="paths are relative to the job file") from trouble
+    except OSError as trouble:
+        raise InputRefused(f"{name} cannot be read: {trouble.strerror}") from trouble
+    table = _table(path, name, head, settings, folder)
+    own = lineage.own_columns(table.names, name)
+    verdict = lineage.judge(table.rows, own, name, target) if own else lineage.Verdict()
+    names = [column for column in table.names if column not in own]
+    roles = find_roles([*names, *table.left_out], settings.columns, name)
+    for role, column in roles.columns.items():
+        if column in table.left_out:
+            raise InputRefused(
+                f'{name}: column "{column}" is the {role}, but holds {table.left_out[column]}, which is no text',
+                hint="write the column as text",
+            )
+    rows = (
+        lineage.traced(table.rows, own, name)
+        if verdict.kind == "failure_ledger"
+        else lineage.untraced(table.rows, name)
+    )
+    file = SourceFile(
+        name=name,
+        path=path,
+        kind=verdict.kind,
+        rows=0,
+        sha256=table.sha256,
+        size=seen.st_size,
+        encoding=table.encoding,
+        delimiter=table.delimiter,
+        form=roles.form,
+        columns=roles.columns,
+        notes=(*table.notes, *verdict.notes, *roles.notes),
+        runs=verdict.runs,
+    )
+    return _Part(file, names, _with_verdict(rows, table, roles.columns, names), seen)
+
+
+def _table(path: Path, name: str, head: bytes, settings: InputSection, folder: Path) -> Table:
+    """Read a file as what its first bytes say it is, whatever its name."""
+    if head == b"PAR1" or path.suffix.lower() == ".parquet":
+        return tables.read_parquet(path, name)
+    if head == b"PK\x03\x04":
+        return tables.read_workbook(path, name)
+    for mark, what in _FOREIGN.items():
+        if head.startswith(mark):
+            raise InputRefused(f"{name} is {what}", hint="unpack it, or save it as CSV, Parquet or .xlsx")
+    if path.suffix.lower() == ".xlsx":
+        raise InputRefused(f"{name} is no workbook", hint="save it again as .xlsx, or as CSV")
+    return delimited.read_text(path, name, settings, folder)
+
+
+def _with_verdict(rows: pl.LazyFrame, table: Table, columns: dict[str, str], names: Sequence[str]) -> pl.LazyFrame:
+    """The columns of `input.parquet` for one file. A float that is not exact rejects its row if it says who."""
+    deciding = [columns[role] for role in (*IDENTIFIER_TYPES, "identifier") if role in columns]
+    inexact = {column: table.inexact[column] for column in deciding if column in table.inexact}
+    reason, message = pl.col(OWN_REASON), pl.col(OWN_MESSAGE)
+    for column, mark in inexact.items():
+        text = f'the number in column "{column}" has more digits than its cell can hold exactly'
+        message = pl.when(pl.col(mark) & reason.is_null()).then(pl.lit(text)).otherwise(message)
+        reason = pl.when(pl.col(mark) & reason.is_null()).then(pl.lit("validate.unreadable_value")).otherwise(reason)
+    return rows.select(
+        *names,
+        pl.col("_bi_first_file").alias("_bi_source_file"),
+        pl.col("_bi_first_row").alias("_bi_row"),
+        reason.alias("_bi_reason"),
+        message.alias("_bi_message"),
+        pl.col("_bi_earlier_attempts").alias("_bi_attempts"),
+    )
+
+
+def _aligned(part: _Part, columns: Sequence[str]) -> pl.LazyFrame:
+    """A file's rows with every file's columns."""
+    absent = [pl.lit(None, pl.String).alias(column) for column in columns if column not in part.names]
+    own = ("_bi_source_file", "_bi_row", "_bi_reason", "_bi_message", "_bi_attempts")
+    return part.rows.with_columns(absent).select(*columns, *own)
+
+
+def _write(frame: pl.LazyFrame, to: Path, read: Sequence[_Part]) -> None:
+    try:
+        with room_for(to):
+            frame.sink_parquet(to, compression="lz4", statistics=False, row_group_size=_ROW_GROUP, engine="streaming")
+    except (pl.exceptions.PolarsError, FileNotFoundError) as trouble:
+        names = ", ".join(part.file.name for part in read)
+        raise InputRefused(f"the input cannot be read to its end: {names}", hint="write it again") from trouble
+
+
+def _refuse_changed(read: Sequence[_Part]) -> None:
+    for part in read:
+        with suppress(FileNotFoundError):  # gone is changed, too
+            now = part.file.path.stat()
+            if (now.st_size, now.st_mtime_ns, now.st_ino) == (
+                part.seen.st_size,
+                part.seen.st_mtime_ns,
+                part.seen.st_ino,
+            ):
+                continue
+        raise InputRefused(f"{part.file.name} changed while it was read", hint="start again when it is written whole")
+
+
+def _refuse_twice(written: pl.LazyFrame, read: Sequence[_Part]) -> None:
+    """Refuse rows that stand twice, by the lineage of failure ledgers."""
+    twice = (
+        written.group_by("_bi_source_file", "_bi_row")
+        .agg(pl.len().alias("times"))
+        .filter(pl.col("times") > 1)
+        .sort("_bi_source_file", "_bi_row")
+        .head(1)
+        .collect(engine="streaming")
+    )
+    if not twice.is_empty():
+        source, row, times = twice.row(0)
+        raise InputRefused(
+            f"row {row} of {source} stands {times} times in the input ({', '.join(part.file.name for part in read)})",
+            hint="give each failure ledger once, and not beside the file it came from",
+        )
+
+
+def _count(rows: pl.LazyFrame) -> int:
+    return int(rows.select(pl.len()).collect(engine="streaming").item())

@@ -1,0 +1,73 @@
+"""
+The service's endpoints: one module each, pure, `request(batch, offer)` builds and `read(reply, batch, offer)` reads.
+
+A new endpoint is a new module and a line in `ROUTES`. None of them may decide what is sent again:
+they say what an answer states, `verdict` says what it means.
+"""
+
+from typing import Protocol
+
+from bulkissue.exchange import Batch, Reply, Request
+from bulkissue.job.model import Action, Job
+from bulkissue.job.target import EFFECT_OF
+from bulkissue.service.endpoints import bulk, cart, coupon, single
+from bulkissue.service.endpoints.answer import Offer, Reading
+
+
+class Endpoint(Protocol):
+    """What each endpoint module offers."""
+
+    #: Identifier types it can carry, as the service spells them.
+    SPELLING: dict[str, str]
+    #: The sources it knows, or None where it sends none.
+    SOURCES: tuple[str, ...] | None
+    #: Most rows in one request.
+    MAX_ROWS: int
+    #: Codes after which the effect may have happened.
+    DOUBTFUL: frozenset[str]
+    #: Codes that every row of a run would meet alike.
+    STOPPING: frozenset[str]
+    #: Codes that, said once for several customers, refuse the whole request.
+    WHOLE: frozenset[str]
+
+    def request(self, batch: Batch, offer: Offer) -> Request:
+        """The request that issues `offer` to the batch's customers."""
+        ...
+
+    def read(self, reply: Reply, batch: Batch, offer: Offer) -> Reading:
+        """What the answer says of each row."""
+        ...
+
+
+#: By the name that plans and journals use.
+ROUTES: dict[str, Endpoint] = {"bulk": bulk, "single": single, "cart": cart, "coupon": coupon}
+
+
+def offer_of(job: Job, run_id: str) -> Offer:
+    """What a run of this job issues; a cart job without a context id uses the run's id."""
+    target = job.target
+    return Offer(
+        effect=EFFECT_OF[job.job.action],
+        program_id=_text(target.program_id),
+        promotion_id=_text(target.promotion_id),
+        promo_identifier=_text(target.promo_identifier),
+        series_id=_text(target.series_id),
+        context_id=target.context_id or run_id,
+    )
+
+
+def routes_of(job: Job) -> dict[str, str]:
+    """The route of each identifier type that this job can carry."""
+    action = job.job.action
+    if action in {Action.ENROL, Action.EARN}:
+        routes = dict.fromkeys(bulk.SPELLING, "bulk")
+        # The bulk endpoint knows no external ids; the single one needs a numeric promotion id and only earns.
+        if action is Action.EARN and isinstance(job.target.promotion_id, int):
+            routes["external_id"] = "single"
+        return routes
+    name = {Action.ISSUE: "single", Action.CART: "cart", Action.COUPON: "coupon"}[action]
+    return dict.fromkeys(ROUTES[name].SPELLING, name)
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)

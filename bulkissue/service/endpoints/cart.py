@@ -1,0 +1,99 @@
+"""
+POST /api_gateway/v1/promotions/{promotionId}/issueBulk: issue a cart promotion to customer ids.
+
+The answer is an object keyed by customer id. A customer it leaves out is not refused, only not
+confirmed; nothing here may call that a failure.
+"""
+
+from datetime import UTC, datetime
+from urllib.parse import quote
+
+import msgspec
+
+from bulkissue.exchange import Batch, Reply, Request
+from bulkissue.service.endpoints.answer import (
+    UNREADABLE,
+    Offer,
+    Reading,
+    Statement,
+    as_text,
+    complaints,
+    differs,
+    unreadable,
+)
+
+PATH = "/api_gateway/v1/promotions/{promotion_id}/issueBulk"
+SPELLING = {"id": "id"}
+SOURCES: tuple[str, ...] | None = None
+MAX_ROWS = 100
+DOUBTFUL = frozenset({"710", "8896"})
+STOPPING = frozenset({"404", "4000"})
+WHOLE = frozenset({"404", "706", "709", "714", "725", "726", "1060"})
+
+_encode = msgspec.json.Encoder().encode
+
+
+class _Issued(msgspec.Struct, gc=False):
+    id: int | str | None = None
+    customerId: int | str | None = None  # noqa: N815 - the service's spelling
+    promotionId: int | str | None = None  # noqa: N815
+    validTill: object = None  # noqa: N815
+    error: object = None
+    errors: object = None
+    errorDetails: object = None  # noqa: N815
+
+
+class _Answer(msgspec.Struct):
+    data: dict[str, msgspec.Raw] | None = None
+    errors: object = None
+
+
+_decode = msgspec.json.Decoder(_Answer).decode
+_decode_issued = msgspec.json.Decoder(_Issued).decode
+
+
+def request(batch: Batch, offer: Offer) -> Request:
+    """The request for this batch: a bare array of customer ids."""
+    path = PATH.format(promotion_id=quote(offer.promotion_id, safe=""))
+    body = _encode([int(identifier) for identifier in batch.identifiers])
+    return Request("POST", path, (("contextId", offer.context_id),), body)
+
+
+def read(reply: Reply, batch: Batch, offer: Offer) -> Reading:
+    """What the answer states of each row, by customer id."""
+    try:
+        answer = _decode(reply.body)
+    except UNREADABLE:
+        return unreadable(len(batch.rows), reply.body)
+    if not answer.data:
+        reading = unreadable(len(batch.rows), reply.body)
+        if answer.data is None and not reading.whole:
+            return reading
+        return Reading(reading.statements, whole=reading.whole, unmatched="answer.missing")
+    statements = [_statement(answer.data.get(identifier), identifier, offer) for identifier in batch.identifiers]
+    beside = len(answer.data) - sum(identifier in answer.data for identifier in batch.identifiers)
+    notes = (f"{beside} customers in the answer that were not sent",) if beside else ()
+    return Reading(statements, unmatched="answer.missing", notes=notes)
+
+
+def _statement(raw: msgspec.Raw | None, identifier: str, offer: Offer) -> Statement | None:
+    if raw is None:
+        return None
+    try:
+        issued = _decode_issued(raw)
+    except UNREADABLE:
+        return None
+    return Statement(
+        proof=as_text(issued.id),
+        foreign=differs(issued.promotionId, offer.promotion_id) or differs(issued.customerId, identifier),
+        errors=complaints(issued.error) + complaints(issued.errors) + complaints(issued.errorDetails),
+        customer_id=as_text(issued.customerId) or identifier,
+        valid_till=_instant(issued.validTill),
+    )
+
+
+def _instant(value: object) -> str:
+    """Epoch milliseconds as ISO 8601 in UTC; anything else as it came, if it is text."""
+    if isinstance(value, int) and 0 < value < 253_402_300_800_000:  # the year 10000, where datetime ends
+        return datetime.fromtimestamp(value / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return as_text(value)

@@ -1,0 +1,387 @@
+"""
+The state folder: for each target its lock, its register of runs, and what they issued.
+
+It is the memory of the promise that nobody is issued twice, and belongs on one machine's local disk.
+Nothing here may forget a run that may have sent something: a registered run whose journal is gone
+stops its target until a person says what became of it.
+
+    state/
+      state.json, lock                 the folder's format, and the lock it is made under
+      ENVIRONMENT/EFFECT/promotion=ID/[occasion=TEXT/]
+        lock                           held by the kernel, from before history is read until it is written
+        runs/RUN.json                  the register
+        history/RUN.parquet            who was, or may have been, issued by that run
+        words/RUN-N.json               what a person said of a run whose folder is lost
+
+A target with two names (a promotion's id and its identifier) has a folder for each, and both hold
+all of its runs.
+"""
+
+import glob
+import os
+import shutil
+import socket
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import polars as pl
+
+from bulkissue.errors import StateRefused, TargetLocked
+from bulkissue.files import KernelLock, identity, make_folder, replacing_path, write_whole
+from bulkissue.job.target import Target, parse
+
+FORMAT = 1
+_MARK = "state.json"
+
+#: A history file's columns: who, how it ended, where it stood, what proves it, when (ISO 8601, UTC).
+HISTORY_SCHEMA = pl.Schema(
+    {
+        "identifier_type": pl.String(),
+        "compare_key": pl.String(),
+        "outcome": pl.String(),
+        "run": pl.String(),
+        "source_file": pl.String(),
+        "source_row": pl.UInt64(),
+        "customer_id": pl.String(),
+        "reference": pl.String(),
+        "answered_at": pl.String(),
+    }
+)
+
+
+class Registered(msgspec.Struct, frozen=True):
+    """
+    One run in the register.
+
+    Attributes:
+        run_id: The run.
+        run_dir: Where its folder is, absolute.
+        target: As in `_bi_target`.
+        started_at: ISO 8601, UTC.
+        journal: Whether its journal was made. Until then it can have sent nothing.
+        state: `open` while it may send, `recovered` after a crash once its journal was read into history,
+            `settled` once it has ended and its history is written, `lost` once a person's word stands for its journal.
+        commits: How often its journal had been written when this entry was.
+        file: The journal's `files.identity`; a copy has another. Empty where it is not known yet.
+    """
+
+    run_id: str
+    run_dir: str
+    target: str
+    started_at: str
+    journal: bool = False
+    state: str = "open"
+    commits: int = 0
+    file: str = ""
+
+    def refuse_copy(self, journal: Path, commits: int) -> None:
+        """
+        Refuse a journal that may lack what this run sent: an older copy of the run folder, put in its place.
+
+        Args:
+            journal: The journal's file.
+            commits: How often it was written, by its own count.
+
+        Raises:
+            StateRefused: It was written less often than the register knows of; or the run crashed, and this is not
+                the file it was writing, so nobody can tell what is missing.
+        """
+        behind = commits < self.commits
+        other = self.state in {"open", "recovered"} and self.file not in {"", identity(journal)}
+        if behind or other:
+            raise StateRefused(
+                f"{journal} is {'older than what run ' + self.run_id + ' did' if behind else 'a copy'}: "
+                f"run {self.run_id} may have sent more than it tells",
+                hint="put back the run folder itself; a copy of it made earlier will not do",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class TargetState:
+    """One target's part of the state folder, with its locks held."""
+
+    folders: tuple[Path, ...]
+
+    def runs(self) -> list[Registered]:
+        """Every registered run of this target, oldest first."""
+        return _registered(self.folders)
+
+    def run(self, run_id: str) -> Registered | None:
+        """One registered run."""
+        return next((run for run in self.runs() if run.run_id == run_id), None)
+
+    def register(self, run: Registered) -> None:
+        """Enter a run, or replace its entry; durable when this returns."""
+        for folder in self.folders:
+            write_whole(folder / "runs" / f"{run.run_id}.json", msgspec.json.encode(run))
+
+    def issued(self, *, without: str = "", only: str = "") -> pl.LazyFrame:
+        """
+        Who was, or may have been, issued this target: columns of `HISTORY_SCHEMA`, in no order.
+
+        Args:
+            without: A run to leave out: the one that asks.
+            only: A run to be asked alone.
+        """
+        found: dict[str, Path] = {}
+        for folder in self.folders:
+            for path in sorted((folder / "history").glob("*.parquet")):
+                if path.stem != without and only in {"", path.stem}:
+                    found.setdefault(path.stem, path)
+        if not found:
+            return pl.LazyFrame(schema=HISTORY_SCHEMA)
+        return pl.scan_parquet([found[run] for run in sorted(found)], glob=False)
+
+    def remembers(self, run_id: str) -> bool:
+        """Whether what a run issued is written in every folder that has it in its register."""
+        return all(
+            (folder / "history" / f"{run_id}.parquet").exists()
+            for folder in self.folders
+            if (folder / "runs" / f"{run_id}.json").exists()
+        )
+
+    def write_history(self, run_id: str, parts: Sequence[Path]) -> None:
+        """Replace what is remembered of a run by the parts' rows (Parquet files of `HISTORY_SCHEMA`)."""
+        for folder in self.folders:
+            with replacing_path(folder / "history" / f"{run_id}.parquet") as path:
+                if len(parts) == 1:
+                    shutil.copyfile(parts[0], path)
+                    continue
+                rows = pl.scan_parquet(list(parts), glob=False) if parts else pl.LazyFrame(schema=HISTORY_SCHEMA)
+                # Nobody looks a range up in it.
+                rows.sink_parquet(path, compression="zstd", compression_level=1, statistics=False)
+
+    def keep_word(self, run_id: str, said: dict[str, object]) -> None:
+        """Put what a person said of a lost run beside what was said of it before; durable when this returns."""
+        for folder in self.folders:
+            words = folder / "words"
+            make_folder(words)
+            number = 1 + sum(1 for _ in words.glob(f"{run_id}-*.json"))
+            write_whole(words / f"{run_id}-{number}.json", msgspec.json.encode(said))
+
+
+def registered_run(state_dir: Path, run_id: str) -> Registered | None:
+    """The register entry of a run of whatever target; takes no lock."""
+    for path in sorted(state_dir.glob(f"**/runs/{glob.escape(run_id)}.json")):
+        return next((run for run in _registered([path.parent.parent]) if run.run_id == run_id), None)
+    return None
+
+
+def _registered(folders: Sequence[Path]) -> list[Registered]:
+    found: dict[str, Registered] = {}
+    for folder in folders:
+        for path in sorted((folder / "runs").glob("*.json")):
+            try:
+                found[path.stem] = msgspec.json.decode(path.read_bytes(), type=Registered)
+            except msgspec.DecodeError as trouble:
+                raise StateRefused(
+                    f"the register entry {path} cannot be read", hint="restore it from a backup of the state folder"
+                ) from trouble
+    return [found[run] for run in sorted(found)]
+
+
+def open_state(state_dir: Path, runs_dir: Path, *, init: bool) -> None:
+    """
+    Make sure the state folder is there and is ours.
+
+    Args:
+        state_dir: The state folder.
+        runs_dir: Where runs are kept; a missing state folder is refused where one of them may have sent something,
+            whatever state folder it used: this one may have been moved.
+        init: The user's word that the state folder may be made anew.
+
+    Raises:
+        StateRefused: It is missing although runs exist, or is of a newer format.
+        TargetLocked: Another run is making it, and does not come to an end.
+    """
+    mark = state_dir / _MARK
+    if _is_ours(mark):
+        return
+    if not init and (found := _run_that_may_have_sent(runs_dir)):
+        run, used = found
+        raise StateRefused(
+            f"the state folder {state_dir} is missing, and run {run} in {runs_dir} may have issued"
+            + (f"; its memory is in {used}" if used and used != str(state_dir) else ""),
+            hint="put the state folder back, or lead to it by state_dir; or say --init-state to begin without it: "
+            "right for a job that shares its runs_dir with others and has a state_dir of its own, "
+            "else customers may be issued twice",
+        )
+    make_folder(state_dir)
+    # Two first runs, of whatever targets, may meet here and write the same mark.
+    lock = KernelLock(state_dir / "lock")
+    if lock.take(""):
+        try:
+            write_whole(mark, msgspec.json.encode({"format": FORMAT}))
+        finally:
+            lock.give_back()
+    elif not mark.exists():
+        raise TargetLocked(f"another run is making the state folder {state_dir} just now", hint="start again")
+
+
+def require_state(state_dir: Path) -> None:
+    """
+    Make sure that the state folder is there, for what goes on with a run that used it; never makes one.
+
+    Raises:
+        StateRefused: It is missing, or is of a newer format.
+    """
+    if not _is_ours(state_dir / _MARK):
+        raise StateRefused(
+            f"the state folder {state_dir} is missing, and this run used it",
+            hint="put it back where it was, or restore it from a backup; one goes on with a run only with its memory",
+        )
+
+
+def _is_ours(mark: Path) -> bool:
+    """Whether the state folder of this mark is there."""
+    if not mark.exists():
+        return False
+    try:
+        found = msgspec.json.decode(mark.read_bytes(), type=dict[str, int])["format"]
+    except (msgspec.DecodeError, KeyError) as trouble:
+        raise StateRefused(f"{mark} cannot be read", hint="restore the state folder from a backup") from trouble
+    if found > FORMAT:
+        raise StateRefused(f"{mark.parent} has format {found}, this bulkissue knows up to {FORMAT}")
+    return True
+
+
+def _run_that_may_have_sent(runs_dir: Path) -> tuple[str, str] | None:
+    """A run below `runs_dir` that may have sent something, rehearsals aside, and its state folder if that is known."""
+    for folder in sorted({path.parent for name in ("run.json", "journal.db") for path in runs_dir.glob(f"*/{name}")}):
+        try:
+            manifest = msgspec.json.decode((folder / "run.json").read_bytes(), type=dict[str, object])
+        except (OSError, msgspec.DecodeError):
+            return folder.name, ""
+        unsent = manifest.get("state") == "planned" and not (folder / "journal.db").exists()
+        if manifest.get("rehearsal") is not True and not unsent:
+            return folder.name, str(manifest.get("state_dir", ""))
+    return None
+
+
+@contextmanager
+def run_locked(folder: Path, run_id: str) -> Iterator[None]:
+    """
+    A run's own kernel lock, held until the block ends.
+
+    It stands in the run folder, so it tells that the run is alive even where the state folder, and the target's
+    lock with it, was replaced meanwhile.
+
+    Raises:
+        TargetLocked: Another process is at work on the run.
+        StateRefused: The folder is missing.
+    """
+    lock = KernelLock(folder / ".lock")
+    try:
+        taken = lock.take("")  # who holds it stands in the target's lock; looking at a run changes nothing in it
+    except (FileNotFoundError, NotADirectoryError) as trouble:
+        raise StateRefused(f"{folder} is missing") from trouble
+    if not taken:
+        raise TargetLocked(
+            f"run {run_id} is being worked on in {folder}, by a process that took the target's lock before the state "
+            "folder was replaced",
+            hint="wait for it to end, then start again",
+        )
+    try:
+        yield
+    finally:
+        lock.give_back()
+
+
+@contextmanager
+def locked(state_dir: Path, target: Target, run_id: str) -> Iterator[TargetState]:
+    """
+    The target's part of the state folder, its kernel locks held until the block ends.
+
+    Every name the target is known by is locked, also those that only earlier runs knew.
+
+    Raises:
+        TargetLocked: Another process holds one of them.
+    """
+    holder = msgspec.json.encode(
+        {"run": run_id, "pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now(UTC).isoformat()}
+    ).decode()
+    with ExitStack() as held:
+        folders: dict[str, Path] = {}
+        # Asked again once the locks are held: another run may have brought in a name meanwhile.
+        while wanted := [name for name in _names(state_dir, target) if name not in folders]:
+            for name in wanted:
+                folder = state_dir / name
+                for part in (folder, folder / "runs", folder / "history"):
+                    make_folder(part)
+                lock = KernelLock(folder / "lock")
+                # Never waits, so that two runs taking the same two locks cannot wait for each other.
+                if not lock.take(holder):
+                    raise TargetLocked(
+                        _locked_message(target, lock.holder()), hint="wait for it to end, then start again"
+                    )
+                held.callback(lock.give_back)
+                folders[name] = folder
+        yield TargetState(tuple(folders.values()))
+
+
+def is_sending(state_dir: Path, target: Target, run_id: str) -> bool:
+    """Whether this very run holds its target's lock now."""
+    lock = KernelLock(state_dir / target.names()[0] / "lock")
+    return lock.is_held() and f'"{run_id}"' in lock.holder()
+
+
+def issued_without_lock(state_dir: Path, target: Target) -> pl.LazyFrame:
+    """As `TargetState.issued`, for questions and dry runs: takes no lock and makes no folder."""
+    return _unlocked(state_dir, target).issued()
+
+
+def every_occasion(state_dir: Path, targets: Iterable[Target]) -> TargetState:
+    """
+    What is remembered of a promotion or series in all occasions; takes no lock and makes no folder.
+
+    Args:
+        state_dir: The state folder.
+        targets: The promotion or series, by all names that are known; whatever the occasion.
+    """
+    return TargetState(tuple(folder for several in _closure(state_dir, targets).values() for folder in several))
+
+
+def _closure(state_dir: Path, targets: Iterable[Target]) -> dict[str, list[Path]]:
+    """Every name of a promotion or series that any run knew, without the occasion, and its folders in all occasions."""
+    folders: dict[str, list[Path]] = {}
+    wanted = _without_occasion(targets)
+    while wanted:
+        for name in sorted(wanted):
+            place = state_dir / name
+            folders[name] = [place, *sorted(place.glob("occasion=*"))]
+        runs = _registered([folder for several in folders.values() for folder in several])
+        wanted = _without_occasion(parse(run.target) for run in runs) - folders.keys()
+    return folders
+
+
+def _names(state_dir: Path, target: Target) -> list[str]:
+    """Every name the target goes by in its occasion, its own first; runs of any occasion tell which are one."""
+    known = {
+        name
+        for without in _closure(state_dir, [target])
+        for name in replace(parse(without), occasion=target.occasion).names()
+    }
+    return [*target.names(), *sorted(known - set(target.names()))]
+
+
+def _without_occasion(targets: Iterable[Target]) -> set[str]:
+    return {name for target in targets for name in replace(target, occasion="").names()}
+
+
+def _unlocked(state_dir: Path, target: Target) -> TargetState:
+    return TargetState(tuple(state_dir / name for name in _names(state_dir, target)))
+
+
+def _locked_message(target: Target, holder: str) -> str:
+    try:
+        who = msgspec.json.decode(holder, type=dict[str, object])
+    except msgspec.DecodeError:
+        return f"another run holds the lock of {target.describe()}"
+    return (
+        f"run {who.get('run')} holds the lock of {target.describe()}: "
+        f"process {who.get('pid')} on {who.get('host')}, since {who.get('since')}"
+    )
