@@ -48,7 +48,7 @@ base_url = "{base_url}"
 environment = "bench"
 [api.limits]
 requests_per_minute = {rpm}
-lanes = {lanes}
+concurrency = {lanes}
 batch_size = {batch_size}
 [guards]
 max_failed_ratio = 1.0

@@ -81,7 +81,7 @@ def write_job(tmp_path: Path) -> Callable[..., Path]:
             "target": TARGETS[action],
             "input": {"paths": ["input.csv"]},
             "identifiers": {"default_source": "INSTORE"},
-            "api": {"base_url": base_url, "limits": {"requests_per_minute": 600_000, "lanes": 4}},
+            "api": {"base_url": base_url, "limits": {"requests_per_minute": 600_000, "concurrency": 4}},
         }
         for table, values in tables.items():
             if table == "limits":

@@ -24,7 +24,7 @@ Write = Callable[..., Path]
 
 
 def tree(**changes: object) -> dict[str, Any]:
-    """EARN with changes by dotted key, written `api__limits__lanes`; None takes the key out."""
+    """EARN with changes by dotted key, written `api__limits__concurrency`; None takes the key out."""
     result: dict[str, Any] = json.loads(json.dumps(EARN))
     for key, value in changes.items():
         *tables, name = key.split("__")

@@ -19,7 +19,7 @@ def stopped(serve, write_job, write_input, command):
     service = serve()
     service.order(Fault(name="lost", kind="drop", when="after", nth=(2,), route="bulk"))
     write_input(["mobile"], MOBILES)
-    job = write_job(service.base_url, limits={"lanes": 1}, guards={"max_unknown": 50})
+    job = write_job(service.base_url, limits={"concurrency": 1}, guards={"max_unknown": 50})
     ended = command("run", job, "--yes", "--json")
     assert (ended.code, ended.counts["unknown"], ended.counts["not_attempted"]) == (6, 100, 300), ended.err
     return ended.run_dir, service
@@ -58,7 +58,7 @@ def test_a_copy_of_a_run_that_was_killed(serve, write_job, write_input, command,
 
     service = serve(latency_seconds=0.2)
     write_input(["mobile"], MOBILES)
-    job = write_job(service.base_url, limits={"lanes": 1})
+    job = write_job(service.base_url, limits={"concurrency": 1})
     running = subprocess.Popen(
         [sys.executable, "-m", "bulkissue", "run", str(job), "--yes", "--quiet"],
         cwd=tmp_path,

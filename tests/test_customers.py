@@ -122,7 +122,7 @@ def test_history_by_another_identifier(lost, scene, write_input):
 
 def test_resume_by_another_identifier(scene, write_input):
     """A row whose customer another run issued meanwhile by another identifier is not sent by resume."""
-    it = scene(rows_of(*PEOPLE[:15], kinds=("mobile",)), limits={"batch_size": 5, "lanes": 1})
+    it = scene(rows_of(*PEOPLE[:15], kinds=("mobile",)), limits={"batch_size": 5, "concurrency": 1})
     it.run(crash_at="intent.noted:2")
     [stopped] = it.runs_dir.glob("*")
     write_input(HEADER, rows_of(PEOPLE[0], PEOPLE[7], PEOPLE[12], kinds=("email",)), name="other.csv")
@@ -174,7 +174,7 @@ def test_conflict_only_within_an_identifier(scene):
 )
 def test_failure_sends_nothing(fault, said, scene):
     """Where looking up fails nothing is sent, exit 3; what was found is kept, and the next start asks for the rest."""
-    it = scene(rows_of(*PEOPLE[:10]), limits={"max_attempts": 1, "lanes": 1})
+    it = scene(rows_of(*PEOPLE[:10]), limits={"max_attempts": 1, "concurrency": 1})
     it.service.order(Fault(**fault, nth=tuple(range(6, 60)), route="lookup"))
     ended = it.run()
     assert ended.code == 3
@@ -191,7 +191,7 @@ def test_failure_sends_nothing(fault, said, scene):
 
 def test_one_question_without_an_answer(scene):
     """One customer who cannot be looked up is enough for nothing to be sent; all the others are kept."""
-    it = scene(rows_of(*PEOPLE[:10]), limits={"max_attempts": 1, "lanes": 1})
+    it = scene(rows_of(*PEOPLE[:10]), limits={"max_attempts": 1, "concurrency": 1})
     it.service.order(Fault(kind="drop", nth=(4,), route="lookup"))
     ended = it.run()
     assert ended.code == 3
@@ -203,7 +203,7 @@ def test_one_question_without_an_answer(scene):
 
 def test_trouble_that_passes(scene):
     """What may pass is asked again."""
-    it = scene(rows_of(*PEOPLE[:4]), limits={"lanes": 1})
+    it = scene(rows_of(*PEOPLE[:4]), limits={"concurrency": 1})
     it.service.order(
         Fault(kind="drop", nth=(1,), route="lookup"),
         Fault(kind="status", status=503, nth=(3,), route="lookup"),
@@ -215,7 +215,7 @@ def test_trouble_that_passes(scene):
 
 def test_pace(scene):
     """Lookups and the sending after them keep the configured pace together."""
-    it = scene(rows_of(*PEOPLE[:8]), limits={"requests_per_minute": 600, "lanes": 8})
+    it = scene(rows_of(*PEOPLE[:8]), limits={"requests_per_minute": 600, "concurrency": 8})
     began = time.monotonic()
     assert it.run().code == 0
     # A token, 16 lookups, a token and two batches at ten a second: the first two slots cost nothing.
@@ -226,7 +226,7 @@ def test_pace(scene):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted(number, scene):
     """A signal ends the looking up with exit 8 and nothing sent; what was found is kept."""
-    it = scene(rows_of(*PEOPLE[:20]), limits={"lanes": 1})
+    it = scene(rows_of(*PEOPLE[:20]), limits={"concurrency": 1})
     it.service.order(Fault(kind="slow", seconds=0.1, rate=1, route="lookup"))
     started = it.start("run", "job.toml", "--yes", "--json")
     wait_until(lambda: lookups_of(it) >= 5)

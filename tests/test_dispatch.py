@@ -37,7 +37,7 @@ def prepare(scene: Scene, write_job: Callable[..., Path], write_input: Callable[
 
     def write(rows: int = 100, *, base_url: str = "", **tables: dict[str, Any]) -> None:
         write_input(["mobile"], MOBILES[:rows])
-        limits = {"batch_size": 10, "lanes": 4, "max_attempts": 3} | tables.pop("limits", {})
+        limits = {"batch_size": 10, "concurrency": 4, "max_attempts": 3} | tables.pop("limits", {})
         write_job(base_url or scene.service.base_url, limits=limits, **tables)
 
     return write
@@ -77,7 +77,7 @@ def test_a_guard_stops_a_run_that_can_be_resumed(settings, fault, reason, code, 
 
 def test_too_large_a_share_of_failed_rows(scene, prepare):
     """Half of the answered rows failed, after enough of them: the run stops long before max_failed."""
-    prepare(400, guards={"max_failed_ratio": 0.4}, limits={"lanes": 1})
+    prepare(400, guards={"max_failed_ratio": 0.4}, limits={"concurrency": 1})
     scene.service.order(Fault(kind="status", status=400, nth=tuple(range(2, 40, 2))))
     ended = scene.run()
     assert (ended.code, ended.json["stop"]["reason"]) == (7, "guard.max_failed_ratio")
@@ -89,7 +89,7 @@ def test_the_canary_goes_alone(serve, tmp_path, write_job, write_input):
     service = serve(magic=True, latency_seconds=0.03)
     nobody = [(f"9199{n:04}8015",) for n in range(15)]
     write_input(["mobile"], [*nobody, *MOBILES[:60]])
-    write_job(service.base_url, limits={"batch_size": 5, "lanes": 4})
+    write_job(service.base_url, limits={"batch_size": 5, "concurrency": 4})
     scene = Scene(tmp_path, service)
     ended = scene.run()
     assert ended.counts == {"rows": 75, "succeeded": 60, "failed": 15}
@@ -104,7 +104,7 @@ def test_the_canary_falls_silent(serve, tmp_path, write_job, write_input):
     """Where nobody of the first rows is issued, the run stops after canary_rows, not after a thousand."""
     service = serve(magic=True)
     write_input(["mobile"], [(f"9199{n:04}8015",) for n in range(200)])
-    write_job(service.base_url, limits={"batch_size": 5, "lanes": 4}, guards={"canary_rows": 12})
+    write_job(service.base_url, limits={"batch_size": 5, "concurrency": 4}, guards={"canary_rows": 12})
     scene = Scene(tmp_path, service)
     ended = scene.run()
     assert (ended.code, ended.json["stop"]["reason"]) == (7, "guard.canary")
@@ -116,7 +116,9 @@ def test_a_refusal_every_row_would_meet(serve, tmp_path, write_job, write_input)
     """A code about the promotion stops the run after one request; the rest is not attempted."""
     service = serve(magic=True)
     write_input(["mobile"], MOBILES[:100])
-    write_job(service.base_url, target={"program_id": 469, "promotion_id": 8892}, limits={"batch_size": 5, "lanes": 4})
+    write_job(
+        service.base_url, target={"program_id": 469, "promotion_id": 8892}, limits={"batch_size": 5, "concurrency": 4}
+    )
     scene = Scene(tmp_path, service)
     ended = scene.run()
     assert (ended.code, ended.json["stop"]["reason"]) == (7, "guard.refusal")
@@ -155,7 +157,7 @@ def test_a_batch_too_large_is_cut(serve, tmp_path, write_job, write_input):
     """A batch refused as too large is cut smaller and sent in parts, each customer once; later ones at that size."""
     service = serve(batch_limit=10)
     write_input(["mobile"], MOBILES[:150])
-    write_job(service.base_url, limits={"batch_size": 100, "lanes": 2})
+    write_job(service.base_url, limits={"batch_size": 100, "concurrency": 2})
     scene = Scene(tmp_path, service)
     ended = scene.run()
     assert (ended.code, ended.counts) == (0, {"rows": 150, "succeeded": 150})
@@ -170,7 +172,7 @@ def test_a_token_that_is_refused_is_renewed(kind, serve, tmp_path, write_job, wr
     service = serve(latency_seconds=0.05)
     service.order(Fault(kind=kind, nth=(2, 4)))
     write_input(["mobile"], MOBILES[:100])
-    write_job(service.base_url, limits={"batch_size": 10, "lanes": 4, "max_attempts": 1})
+    write_job(service.base_url, limits={"batch_size": 10, "concurrency": 4, "max_attempts": 1})
     scene = Scene(tmp_path, service)
     ended = scene.run()
     assert (ended.code, ended.counts) == (0, {"rows": 100, "succeeded": 100})
@@ -214,7 +216,7 @@ def send(
 ) -> tuple[Halt | None, Guards]:
     """Sends batches of two with short probes; how it stopped, and what was counted."""
     guards = Guards(GuardsSection(canary=canary, canary_rows=10))
-    limits = LimitsSection(requests_per_minute=600_000, lanes=lanes, batch_size=2, max_attempts=3)
+    limits = LimitsSection(requests_per_minute=600_000, concurrency=lanes, batch_size=2, max_attempts=3)
 
     async def life() -> Halt | None:
         journal = Journal.create(folder / "journal.db", run_id="a run", plan_sha256="")
@@ -267,8 +269,8 @@ def test_the_service_does_not_come_back(service, tmp_path):
     assert halt is not None
     assert (halt.reason, halt.exit_code) == ("guard.outage", ExitCode.STOPPED)
     issued = len(service.issued())
-    assert guards.tally.rows["succeeded"] == issued
-    assert not guards.tally.rows["unknown"]
+    assert guards.counters.rows["succeeded"] == issued
+    assert not guards.counters.rows["unknown"]
     query = "SELECT count(*) FROM intent JOIN answer USING (attempt) WHERE void IS NULL"
     assert list(journal_rows(tmp_path, query)) == [(issued // 2,)]
 
@@ -279,7 +281,7 @@ def test_the_service_was_never_there(batches, tmp_path):
     halt, guards = send("http://127.0.0.1:9", tmp_path, batches=batches)
     assert halt is not None
     assert halt.reason == "guard.outage"
-    assert not guards.tally.answered
+    assert not guards.counters.answered
 
 
 # Signals
@@ -290,7 +292,7 @@ def test_the_first_signal_drains(number, serve, tmp_path, write_job, write_input
     """What is in flight is awaited, ledgers are written, exit 8; resume sends the rest."""
     service = serve(latency_seconds=0.1)
     write_input(["mobile"], MOBILES[:300])
-    write_job(service.base_url, limits={"batch_size": 5, "lanes": 3})
+    write_job(service.base_url, limits={"batch_size": 5, "concurrency": 3})
     scene = Scene(tmp_path, service)
     started = scene.start("run", "job.toml", "--yes", "--json")
     wait_until(lambda: scene.writes() >= 4)
@@ -388,7 +390,7 @@ def test_no_room_for_the_input(quote, *, scene, prepare):
 @pytest.mark.parametrize("folder", ["runs", "runs/*", "state", "state/*/*/*/history"])
 def test_a_read_only_folder(folder, scene, prepare):
     """A folder that cannot be written stops the run with a clear error, nothing is sent twice, and it is resumed."""
-    prepare(100, limits={"lanes": 1})
+    prepare(100, limits={"concurrency": 1})
     scene.service.order(Fault(kind="drop", nth=(3,)))
     first = scene.do("run", "job.toml", "--limit", "0", "--yes", "--json")  # makes the folders
     assert first.code == 0

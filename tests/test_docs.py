@@ -210,7 +210,7 @@ def test_demo(tmp_path):
         text=True,
         timeout=60,
         check=False,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "BULKISSUE_LANES": "nonsense"},
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "BULKISSUE_CONCURRENCY": "nonsense"},
     )
     assert ended.returncode == 0, ended.stderr
     assert {path.name for path in tmp_path.iterdir()} - before == {"demo"}

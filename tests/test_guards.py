@@ -77,7 +77,7 @@ def test_rows_that_ran_out_of_attempts():
     """They count as failed, and not as answered by the service."""
     watching = guards(max_failed=10, canary=True, canary_rows=5)
     assert watching.ran_out(10) is None
-    assert watching.tally.rows[F] == 10
+    assert watching.counters.rows[F] == 10
     assert reason(watching.ran_out(1)) == "guard.max_failed"
 
 

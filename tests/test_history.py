@@ -29,7 +29,7 @@ def prepare(scene: Scene, write_job: Callable[..., Path], write_input: Callable[
 
     def write(rows: int = 20, **tables: Any) -> None:
         write_input(["mobile"], MOBILES[:rows])
-        write_job(scene.service.base_url, limits={"batch_size": 5, "lanes": 2}, **tables)
+        write_job(scene.service.base_url, limits={"batch_size": 5, "concurrency": 2}, **tables)
 
     return write
 
@@ -306,7 +306,7 @@ def test_two_runs_of_one_target(serve, tmp_path, write_job, write_input):
     service = serve(latency_seconds=0.2)
     scene = Scene(tmp_path, service)
     write_input(["mobile"], MOBILES[:60])
-    write_job(service.base_url, limits={"batch_size": 5, "lanes": 1})
+    write_job(service.base_url, limits={"batch_size": 5, "concurrency": 1})
     first = scene.start("run", "job.toml", "--yes", "--json")
     wait_until(lambda: scene.writes() >= 1)
     run_id = scene.run_dir().name
@@ -332,7 +332,7 @@ def test_a_target_is_locked_under_all_its_names(serve, tmp_path, write_job, writ
     service = serve(latency_seconds=0.2, promotions=(Promotion(id=69218, identifier="DIWALI26"),))
     scene = Scene(tmp_path, service)
     write_input(["mobile"], MOBILES[:60])
-    limits = {"batch_size": 5, "lanes": 1}
+    limits = {"batch_size": 5, "concurrency": 1}
     write_job(service.base_url, target=BOTH, limits=limits)
     write_job(service.base_url, target=IDENTIFIER, limits=limits, name="identifier.toml")
     first = scene.start("run", "job.toml", "--yes", "--json")

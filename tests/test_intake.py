@@ -15,7 +15,7 @@ import pytest
 import xlsxwriter
 
 from bulkissue.errors import ExitCode, InputRefused
-from bulkissue.input import intake
+from bulkissue.input import delimited, intake
 from bulkissue.input.column_mapping import find_roles, kept_names
 from bulkissue.input.intake import take_in
 from bulkissue.input.tables import _as_text

@@ -60,7 +60,7 @@ def write(tmp_path: Path) -> Write:
         ("api__auth__token_header", "X Token", "the value is not the name of an HTTP header"),
         ("api__auth__token_prefix", "Bearer\n", "the value must be printable ASCII"),
         ("api__attribution__entity_code", "é", "must be printable ASCII"),
-        ("api__limits__lanes", 257, "257 is above 256"),
+        ("api__limits__concurrency", 257, "257 is above 256"),
         ("api__limits__batch_size", 101, "101 is above 100"),
         ("api__limits__read_timeout_seconds", True, "true is not a number"),
         ("api__limits__read_timeout_seconds", 0, "0 is not above 0"),
@@ -220,7 +220,7 @@ def test_job_is_frozen(write: Write) -> None:
     """A loaded job cannot be changed."""
     loaded = loading.load(write(), environ={})
     with pytest.raises(ValueError, match="frozen"):
-        loaded.job.api.limits.lanes = 5
+        loaded.job.api.limits.concurrency = 5
 
 
 def test_schema() -> None:

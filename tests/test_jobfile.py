@@ -53,7 +53,7 @@ def test_defaults(write: Write) -> None:
     assert loaded.runs_dir == path.parent / "runs"
     assert loaded.state_dir == path.parent / "state"
     assert loaded.base == path.parent
-    assert loaded.origins["api.limits.lanes"] == "default"
+    assert loaded.origins["api.limits.concurrency"] == "default"
     assert loaded.origins["job.name"] == "file"
     assert loaded.job.issues().text() == "eu.api.example.com/earn/promotion=69218"
 
@@ -66,14 +66,14 @@ def test_byte_order_mark(write: Write) -> None:
 
 def test_layers(write: Write) -> None:
     """A flag beats a variable, which beats the file, which beats the default; each setting tells its origin."""
-    path = write(api__limits__lanes=2, api__limits__batch_size=20, api__environment="file")
+    path = write(api__limits__concurrency=2, api__limits__batch_size=20, api__environment="file")
     environ = {"BULKISSUE_BATCH_SIZE": "30", "BULKISSUE_ENVIRONMENT": "variable", "BULKISSUE_CANARY": "False"}
     loaded = loading.load(path, flags={"api.environment": "flag", "job.occasion": None}, environ=environ)
-    assert loaded.job.api.limits.lanes == 2
+    assert loaded.job.api.limits.concurrency == 2
     assert loaded.job.api.limits.batch_size == 30
     assert loaded.job.api.environment == "flag"
     assert loaded.job.guards.canary is False
-    assert loaded.origins["api.limits.lanes"] == "file"
+    assert loaded.origins["api.limits.concurrency"] == "file"
     assert loaded.origins["api.limits.batch_size"] == "BULKISSUE_BATCH_SIZE"
     assert loaded.origins["api.environment"] == "flag"
     assert loaded.origins["job.occasion"] == "default"
@@ -99,9 +99,17 @@ def test_every_number_has_a_variable(write: Write, key: str) -> None:
 @pytest.mark.parametrize(
     ("variable", "text", "said"),
     [
-        ("BULKISSUE_LANES", "many", 'api.limits.lanes (from BULKISSUE_LANES): "many" is not a whole number'),
-        ("BULKISSUE_LANES", "", 'api.limits.lanes (from BULKISSUE_LANES): "" is not a whole number'),
-        ("BULKISSUE_LANES", "8.5", 'api.limits.lanes (from BULKISSUE_LANES): "8.5" is not a whole number'),
+        (
+            "BULKISSUE_CONCURRENCY",
+            "many",
+            'api.limits.concurrency (from BULKISSUE_CONCURRENCY): "many" is not a whole number',
+        ),
+        ("BULKISSUE_CONCURRENCY", "", 'api.limits.concurrency (from BULKISSUE_CONCURRENCY): "" is not a whole number'),
+        (
+            "BULKISSUE_CONCURRENCY",
+            "8.5",
+            'api.limits.concurrency (from BULKISSUE_CONCURRENCY): "8.5" is not a whole number',
+        ),
         ("BULKISSUE_CANARY", "yes", 'guards.canary (from BULKISSUE_CANARY): "yes" is neither true nor false'),
         ("BULKISSUE_ENVIRONMENT", "", "api.environment (from BULKISSUE_ENVIRONMENT): must not be empty"),
         ("BULKISSUE_MAX_FAILED_RATIO", "nan", "guards.max_failed_ratio (from BULKISSUE_MAX_FAILED_RATIO): nan is"),
@@ -122,7 +130,7 @@ def test_unknown_variable_warns(write: Write) -> None:
         "LANES": "1",
     }
     (warning,) = loading.load(write(), environ=environ).warnings
-    assert warning == "the variable BULKISSUE_LANE means nothing to bulkissue; did you mean BULKISSUE_LANES?"
+    assert warning == "the variable BULKISSUE_LANE means nothing to bulkissue; did you mean BULKISSUE_CONCURRENCY?"
 
 
 def test_where_paths_start(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +199,7 @@ def test_describe(write: Write, tmp_path: Path) -> None:
     """Every setting has its line, in order, with its value and origin, and secrets only their state."""
     file = tmp_path / "secret"
     file.write_text(SECRET)
-    environ = {"BULKISSUE_LANES": "3", "BULKISSUE_CLIENT_KEY": SECRET, "BULKISSUE_CLIENT_SECRET_FILE": str(file)}
+    environ = {"BULKISSUE_CONCURRENCY": "3", "BULKISSUE_CLIENT_KEY": SECRET, "BULKISSUE_CLIENT_SECRET_FILE": str(file)}
     loaded = loading.load(write(), flags={"job.occasion": "two"}, environ=environ)
     lines = loading.describe(loaded, environ)
     keys = [key for key, _, _ in lines if key.islower()]
@@ -199,7 +207,7 @@ def test_describe(write: Write, tmp_path: Path) -> None:
     assert ("config_version", "1", "file") in lines
     assert ("job.action", '"earn"', "file") in lines
     assert ("job.occasion", '"two"', "flag") in lines
-    assert ("api.limits.lanes", "3", "BULKISSUE_LANES") in lines
+    assert ("api.limits.concurrency", "3", "BULKISSUE_CONCURRENCY") in lines
     assert ("api.environment", "not set", "default") in lines
     assert ("guards.canary", "true", "default") in lines
     assert ("BULKISSUE_CLIENT_KEY", "set (environment)", "BULKISSUE_CLIENT_KEY") in lines
@@ -211,13 +219,13 @@ def test_describe(write: Write, tmp_path: Path) -> None:
 def test_effective_file_gives_the_same_job(write: Write, tmp_path: Path) -> None:
     """The effective job, loaded from another folder without the environment and flags, is the same job."""
     path = write(input={"paths": ["in/*.csv"], "delimiter": "tab"}, api__environment="x", job__name='a "b" \\ é')
-    loaded = loading.load(path, flags={"job.occasion": "two"}, environ={"BULKISSUE_LANES": "3"})
+    loaded = loading.load(path, flags={"job.occasion": "two"}, environ={"BULKISSUE_CONCURRENCY": "3"})
     (tmp_path / "run").mkdir()
     copy = tmp_path / "run" / "job.toml"
     copy.write_bytes(loading.effective_toml(loaded))
     again = loading.load(copy, environ={})
     assert again.job == loaded.job
-    assert again.job.api.limits.lanes == 3
+    assert again.job.api.limits.concurrency == 3
     assert loading.effective_toml(again) == loading.effective_toml(loaded)
 
 

@@ -29,7 +29,7 @@ def scene(tmp_path: Path, service: Running, write_job: Callable[..., Path], writ
     folder = tmp_path / "project"
     folder.mkdir()
     write_input(["mobile"], MOBILES[:20], name="project/input.csv")
-    write_job(service.base_url, limits={"batch_size": 5, "lanes": 1}, name="project/job.toml")
+    write_job(service.base_url, limits={"batch_size": 5, "concurrency": 1}, name="project/job.toml")
     return Scene(folder, service)
 
 
@@ -229,7 +229,7 @@ def test_a_history_file_that_is_gone(ending, scene):
 def test_a_history_file_that_is_gone_at_a_resume(scene, write_job):
     """A resumed run is held against another's history also where that has to be made again first."""
     # So slow that the killed run's first answer is on the disk before its next intent is due.
-    limits = {"batch_size": 5, "lanes": 1, "requests_per_minute": 590}
+    limits = {"batch_size": 5, "concurrency": 1, "requests_per_minute": 590}
     write_job(scene.service.base_url, limits=limits, name="project/job.toml")
     scene.run("answer.noted:1")
     first = scene.run_dir()

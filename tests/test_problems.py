@@ -15,7 +15,7 @@ def test_all_problems_at_once(write: Write) -> None:
     """Every problem is named at once, in the file's order, with its key, its value and what is wrong."""
     path = write(
         """
-lanes = 8
+concurrency = 8
 config_version = 1
 [job]
 name = "x"
@@ -30,9 +30,9 @@ paths = "x.csv"
 [identifiers]
 prefer = ["id", "emial", 3]
 [api]
-lane = 3
+lanes = 3
 [api.limits]
-lanes = true
+concurrency = true
 batch_size = "8"
 max_attempts = 21
 [limits]
@@ -43,7 +43,7 @@ runs_dir = {x = 1}
 """
     )
     assert problems_of(path) == [
-        "lanes: is not a key of a job file; did you mean api.limits.lanes?",
+        "lanes: is called api.limits.concurrency now",
         'job.action: "Earn" is none of enrol, earn, issue, cart, coupon; did you mean earn?',
         "job.unattended: 1 is neither true nor false",
         "target.promotionid: is not a key of [target]; did you mean target.promotion_id?",
@@ -52,8 +52,8 @@ runs_dir = {x = 1}
         'identifiers.prefer: "emial" is none of id, mobile, email, external_id; did you mean email?',
         "identifiers.prefer: 3 is none of id, mobile, email, external_id",
         "api.base_url: is missing; set it here or as BULKISSUE_BASE_URL",
-        "api.lane: is not a key of [api]; did you mean api.limits.lanes?",
-        "api.limits.lanes: true is not a whole number",
+        "api.lanes: is called api.limits.concurrency now",
+        "api.limits.concurrency: true is not a whole number",
         'api.limits.batch_size: "8" is not a whole number; write it without quotes',
         "api.limits.max_attempts: 21 is above 20",
         "limits: is not a key of a job file; did you mean api.limits?",
@@ -64,12 +64,12 @@ runs_dir = {x = 1}
 
 def test_disagreements_beside_field_problems(write: Write) -> None:
     """What is wrong between keys is told together with what is wrong in one."""
-    path = write(target={"series_id": 5}, api__limits__lanes=0, api__auth__method="basic")
+    path = write(target={"series_id": 5}, api__limits__concurrency=0, api__auth__method="basic")
     assert problems_of(path) == [
         "target.program_id: is missing; earn needs it",
         "target.promotion_id: is missing; earn needs promotion_id, promo_identifier, or both",
         "target.series_id: earn does not use it; it is for coupon",
-        "api.limits.lanes: 0 is below 1",
+        "api.limits.concurrency: 0 is below 1",
     ]
 
 
@@ -90,7 +90,7 @@ def test_value_where_a_table_belongs(write: Write) -> None:
         "guards: must be a table, written [guards]",
         "api.auth: must be a table, written [api.auth]",
     ]
-    assert problems_of(write(api=SECRET), {"BULKISSUE_LANES": "2"}) == ["api: must be a table, written [api]"]
+    assert problems_of(write(api=SECRET), {"BULKISSUE_CONCURRENCY": "2"}) == ["api: must be a table, written [api]"]
 
 
 def test_long_values_are_clipped(write: Write) -> None:

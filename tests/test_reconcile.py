@@ -37,7 +37,7 @@ class Scene:
         self._job(
             self.service.base_url,
             action,
-            limits={"batch_size": 5, "max_attempts": 2, "lanes": 1} | limits,
+            limits={"batch_size": 5, "max_attempts": 2, "concurrency": 1} | limits,
             reconcile=reconcile,
         )
 
@@ -53,7 +53,7 @@ class Scene:
     def reconcile(self, run: object = "latest", *arguments: str, **environ: str) -> Ended:
         """Reconcile a run; proves that nothing was issued by it, and that its books are whole."""
         before = self.service.issued()
-        ended = self.do("reconcile", run, "--json", *arguments, **{"BULKISSUE_LANES": "4"} | environ)
+        ended = self.do("reconcile", run, "--json", *arguments, **{"BULKISSUE_CONCURRENCY": "4"} | environ)
         assert self.service.issued() == before
         assert self.do("verify", run).code == 0
         return ended
@@ -481,7 +481,7 @@ def test_one_row_that_cannot_be_read(scene):
     it.run()
     # Three requests for the control, three for the first unknown row, and then the second's.
     it.service.order(Fault(kind="drop", nth=(7,), route="read"))
-    ended = it.reconcile("latest", BULKISSUE_LANES="1")
+    ended = it.reconcile("latest", BULKISSUE_CONCURRENCY="1")
     assert findings(ended) == {"ambiguous": 5, "not_issued": 5}
     assert sum("could not be read" in why for why in whys(ended)) == 2
     assert findings(it.reconcile()) == {"issued": 5}

@@ -123,7 +123,7 @@ def eventful(tmp_path_factory):
             "identifiers": {"default_source": "INSTORE"},
             "api": {
                 "base_url": service.base_url,
-                "limits": {"requests_per_minute": 600_000, "lanes": 2, "batch_size": 10},
+                "limits": {"requests_per_minute": 600_000, "concurrency": 2, "batch_size": 10},
             },
         }
         (folder / "job.toml").write_bytes(tomli_w.dumps(job).encode())
@@ -277,7 +277,7 @@ def test_an_empty_run(scene, write_input):
 def test_a_stopped_run(scene, write_input):
     """A run that stopped says why, and how it goes on; once resumed, the page is of the whole run."""
     write_input(["mobile"], [(mobile,) for mobile in MOBILES])
-    scene = scene({"guards": {"max_failed": 0}, "limits": {"lanes": 1}})
+    scene = scene({"guards": {"max_failed": 0}, "limits": {"concurrency": 1}})
     body = '{"response":[{"errors":[{"code":1101,"message":"no such program"}],"warnings":[]}],"totalCount":1}'
     scene.service.order(Fault(kind="status", status=200, body=body, nth=(2,), route="bulk"))
     stopped = scene.run()
@@ -360,7 +360,7 @@ def test_the_campaign(scene, write_input):
     """Runs and retries name each other, and together count every row once, as it stands now."""
     rows = [(mobile, "x") for mobile in MOBILES[:60]] + [("919986018015", "x"), ("1", "short")]
     write_input(["mobile", "name"], rows)
-    scene = scene({"limits": {"batch_size": 20, "lanes": 1}}, magic=True)
+    scene = scene({"limits": {"batch_size": 20, "concurrency": 1}}, magic=True)
     first = scene.do("run", "job.toml", "--limit", 40, "--yes", "--json")
     assert first.counts == {"rows": 62, "succeeded": 40, "rejected": 1, "not_attempted": 21}, first.err
     scene.service.order(Fault(kind="drop", when="after", nth=(1,), route="bulk"))

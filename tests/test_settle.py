@@ -24,7 +24,7 @@ def first(scene: Scene, write_job: Callable[..., Path], write_input: Callable[..
     """A run of 20 rows over two files, ten of them unknown: five issued, five not."""
     write_input(["mobile", "name"], [(mobile, f"n{n}") for n, (mobile,) in enumerate(MOBILES[:13])], name="a.csv")
     write_input(["mobile", "name"], [(mobile, 'é,\n"') for (mobile,) in MOBILES[13:20]], name="b.csv")
-    write_job(scene.service.base_url, limits={"batch_size": 5, "lanes": 1}, input={"paths": ["a.csv", "b.csv"]})
+    write_job(scene.service.base_url, limits={"batch_size": 5, "concurrency": 1}, input={"paths": ["a.csv", "b.csv"]})
     scene.service.order(Fault(kind="drop", when="after", nth=(2,)), Fault(kind="drop", when="before", nth=(3,)))
     ended = scene.do("run", "job.toml", "--yes", "--json")
     assert ended.counts == {"rows": 20, "succeeded": 10, "unknown": 10}, ended.err

@@ -19,7 +19,7 @@ def scene(
     """Two hundred rows, ten to a request, at a service that takes its time."""
     service = serve(latency_seconds=0.05)
     write_input(["mobile"], [*MOBILES[:200], MOBILES[0]])
-    write_job(service.base_url, limits={"batch_size": 10, "lanes": 1})
+    write_job(service.base_url, limits={"batch_size": 10, "concurrency": 1})
     return Scene(tmp_path, service)
 
 

@@ -23,7 +23,9 @@ def scene(tmp_path: Path, service: Running) -> Scene:
 def run_dir(scene: Scene, write_job: Callable[..., Path], write_input: Callable[..., Path]) -> Path:
     """A settled run with rows in all four ledgers."""
     write_input(["mobile", "name"], [(mobile, "n") for (mobile,) in [*MOBILES[:20], MOBILES[0], ("12",)]])
-    write_job(scene.service.base_url, limits={"batch_size": 5, "lanes": 1}, output={"formats": ["csv", "parquet"]})
+    write_job(
+        scene.service.base_url, limits={"batch_size": 5, "concurrency": 1}, output={"formats": ["csv", "parquet"]}
+    )
     scene.service.order(Fault(kind="drop", nth=(2,)))
     ended = scene.run()
     assert ended.counts == {"rows": 22, "succeeded": 15, "unknown": 5, "duplicate": 1, "rejected": 1}

@@ -23,7 +23,7 @@ from bulkissue.errors import BulkissueError, ExitCode
 from bulkissue.streams import Unfailing, open_standard_streams
 
 if TYPE_CHECKING:
-    from bulkissue.commands.confirmation import Consent
+    from bulkissue.commands.confirmation import Confirmation
     from bulkissue.commands.session import Result, Watch
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -124,14 +124,14 @@ def run(  # noqa: PLR0917 - click passes every option by name
             summary.print_preview(screen.out, found, loaded.job)
         return refused
     if not sandbox:
-        consent = screen.consent(given=yes or loaded.job.job.unattended)
-        return screen.result(runs.start(loaded, choices, consent, os.environ, screen.watch()))
+        confirmation = screen.confirmation(given=yes or loaded.job.job.unattended)
+        return screen.result(runs.start(loaded, choices, confirmation, os.environ, screen.watch()))
     with rehearsal.stand_in(loaded.state_dir) as leading_there:
         rehearsed = load(job, flags={**flags, **leading_there}, environ=os.environ)
-        consent = screen.consent(given=True)
+        confirmation = screen.confirmation(given=True)
         environ = {**os.environ, **rehearsal.CREDENTIALS}
         rehearsal_choices = dataclasses.replace(choices, rehearsal=True)
-        return screen.result(runs.start(rehearsed, rehearsal_choices, consent, environ, screen.watch()))
+        return screen.result(runs.start(rehearsed, rehearsal_choices, confirmation, environ, screen.watch()))
 
 
 @cli.command()
@@ -154,8 +154,8 @@ def resume(run_name: str, runs_dir: Path, yes: bool, as_json: bool, quiet: bool)
     folder = run_folder.find_run(run_name, runs_dir)
     run_folder.read_manifest(folder)
     unattended = load(folder / "job.toml", flags={}, environ={}).job.job.unattended
-    consent = screen.consent(given=yes or unattended)
-    return screen.result(runs.resume(folder, consent, os.environ, screen.watch(), screen.say))
+    confirmation = screen.confirmation(given=yes or unattended)
+    return screen.result(runs.resume(folder, confirmation, os.environ, screen.watch(), screen.say))
 
 
 @cli.command()
@@ -179,8 +179,8 @@ def retry(run_name: str, runs_dir: Path, yes: bool, as_json: bool, quiet: bool) 
     folder = run_folder.find_run(run_name, runs_dir)
     manifest = run_folder.read_manifest(folder)
     unattended = load(folder / "job.toml", flags={}, environ={}).job.job.unattended
-    consent = screen.consent(given=yes or unattended)
-    result = runs.retry(folder, consent, os.environ, screen.watch(), screen.say)
+    confirmation = screen.confirmation(given=yes or unattended)
+    result = runs.retry(folder, confirmation, os.environ, screen.watch(), screen.say)
     if result is not None:
         return screen.result(result)
     if as_json:
@@ -454,12 +454,12 @@ class _Screen:
             summary.print_run(self.out, result)
         return result.exit_code
 
-    def consent(self, *, given: bool) -> "Consent":
-        """Consent that is given, or can be asked for on a terminal."""
-        from bulkissue.commands.confirmation import Consent
+    def confirmation(self, *, given: bool) -> "Confirmation":
+        """Confirmation that is given, or can be asked for on a terminal."""
+        from bulkissue.commands.confirmation import Confirmation
 
         can_ask = sys.stdin.isatty() and sys.stderr.isatty()
-        return Consent(given, (lambda question: click.confirm(question, err=True)) if can_ask else None)
+        return Confirmation(given, (lambda question: click.confirm(question, err=True)) if can_ask else None)
 
     def watch(self) -> "Watch":
         """Tell what is going on, unless quiet; with a progress line on a terminal."""

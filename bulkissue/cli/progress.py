@@ -5,7 +5,7 @@ import time
 from rich.console import Console
 
 from bulkissue.outcomes import Outcome
-from bulkissue.send.guards import Tally
+from bulkissue.send.guards import Counters
 
 _EVERY_SECONDS = 0.2
 
@@ -24,19 +24,19 @@ class Progress:
         self._started = time.monotonic()
         self._next = 0.0
 
-    def tell(self, tally: Tally, rows: int) -> None:
-        """Show the tally, with `rows` to send in all; at most a few times a second, and once at the end."""
+    def tell(self, counters: Counters, rows: int) -> None:
+        """Show the counters, with `rows` to send in all; at most a few times a second, and once at the end."""
         if not self._shown:
             return
         now = time.monotonic()
-        if now < self._next and tally.answered < rows:
+        if now < self._next and counters.answered < rows:
             return
         self._next = now + _EVERY_SECONDS
-        share = tally.answered / rows if rows else 1.0
+        share = counters.answered / rows if rows else 1.0
         elapsed = now - self._started
         remaining = f", {elapsed / share - elapsed:,.0f} s left" if 0 < share < 1 else ""
         counts = ", ".join(
-            f"{tally.rows[outcome]:,} {outcome}" for outcome in (Outcome.SUCCEEDED, Outcome.FAILED, Outcome.UNKNOWN)
+            f"{counters.rows[outcome]:,} {outcome}" for outcome in (Outcome.SUCCEEDED, Outcome.FAILED, Outcome.UNKNOWN)
         )
-        end = "\n" if tally.answered >= rows else ""
+        end = "\n" if counters.answered >= rows else ""
         self._console.print(f"\r\x1b[K{share:4.0%} {counts}{remaining}", end=end, soft_wrap=True)

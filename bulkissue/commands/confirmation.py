@@ -1,5 +1,5 @@
 """
-Consent: whether a run may send, and the question that is put to a person.
+Confirmation: whether a run may send, and the question that is put to a person.
 
 It must never say yes by itself: where nobody consents, nothing is sent.
 """
@@ -12,7 +12,7 @@ from bulkissue.job.model import Job
 
 
 @dataclass(frozen=True, slots=True)
-class Consent:
+class Confirmation:
     """
     Whether this run may send.
 
@@ -26,7 +26,7 @@ class Consent:
 
     def require_possible(self) -> None:
         """
-        Refuse at once what nobody can consent to later.
+        Refuse at once what nobody can confirmation to later.
 
         Raises:
             SettingsRefused: There is no terminal, and neither `--yes` nor `unattended`.
@@ -39,7 +39,7 @@ class Consent:
 
     def obtain(self, question: str) -> None:
         """
-        Ask, unless consent is given already.
+        Ask, unless confirmation is given already.
 
         Raises:
             UsageRefused: The answer is no.

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
-from bulkissue.commands.confirmation import Consent, question
+from bulkissue.commands.confirmation import Confirmation, question
 from bulkissue.commands.preparation import Choices, look_customers_up, manifest_of, take_input
 from bulkissue.commands.recovery import recover
 from bulkissue.commands.session import Result, Session, Watch, ending_of, now_ms
@@ -38,7 +38,7 @@ from bulkissue.state.run_folder import Manifest
 
 
 def start(
-    loaded: loading.LoadedJob, choices: Choices, consent: Consent, environ: Mapping[str, str], watch: Watch
+    loaded: loading.LoadedJob, choices: Choices, confirmation: Confirmation, environ: Mapping[str, str], watch: Watch
 ) -> Result:
     """
     Execute a job over its input files.
@@ -48,7 +48,7 @@ def start(
             stopped because its journal could not be written (`StateRefused`).
     """
     started = time.monotonic()
-    consent.require_possible()
+    confirmation.require_possible()
     paths = loading.input_files(loaded)
     credentials = read_credentials(loaded.job, environ)
     target = loaded.job.issues()
@@ -78,7 +78,9 @@ def start(
             reached("plan.drawn")
             watch.planned(drawn, folder)
             if drawn.to_send:
-                consent.obtain(question(loaded.job, drawn.to_send, drawn.requests, plan.largest(drawn, loaded.job)))
+                confirmation.obtain(
+                    question(loaded.job, drawn.to_send, drawn.requests, plan.largest(drawn, loaded.job))
+                )
         except BaseException:
             run_folder.remove_unsent(folder)  # not yet registered, so nothing can have been sent
             raise
@@ -96,14 +98,14 @@ def start(
 
 
 def resume(
-    folder: Path, consent: Consent, environ: Mapping[str, str], watch: Watch, say: Callable[[str], None]
+    folder: Path, confirmation: Confirmation, environ: Mapping[str, str], watch: Watch, say: Callable[[str], None]
 ) -> Result:
     """
     Go on with an interrupted, stopped or crashed run, reading only its folder and the environment.
 
     Args:
         folder: The run's folder.
-        consent: Whether it may send.
+        confirmation: Whether it may send.
         environ: Credentials, and variables that override limits.
         watch: Who is told.
         say: Told what is about to be sent, kept and left alone.
@@ -130,8 +132,8 @@ def resume(
                     f"{rows} rows are left to send, in {requests} requests; {sent} were sent "
                     f"before and stay as they are; {held} were issued, or may have been, by another run meanwhile"
                 )
-                consent.require_possible()
-                consent.obtain(question(loaded.job, rows, requests, plan.largest(drawn, loaded.job)))
+                confirmation.require_possible()
+                confirmation.obtain(question(loaded.job, rows, requests, plan.largest(drawn, loaded.job)))
                 credentials = read_credentials(loaded.job, environ)
             # Only now: a resume that is refused changes nothing.
             journal.write(newly)
@@ -142,7 +144,7 @@ def resume(
 
 
 def retry(
-    parent: Path, consent: Consent, environ: Mapping[str, str], watch: Watch, say: Callable[[str], None]
+    parent: Path, confirmation: Confirmation, environ: Mapping[str, str], watch: Watch, say: Callable[[str], None]
 ) -> Result | None:
     """
     A new run over a finished run's failure ledger, of the same target and occasion.
@@ -169,7 +171,7 @@ def retry(
     loaded = loading.load(parent / "job.toml", flags={"input.paths": [str(ledger)]}, environ=environ)
     _refuse_elsewhere(loaded, manifest)
     history.require_state(loaded.state_dir)
-    return start(loaded, Choices(parent_run_id=manifest.run_id), consent, environ, watch)
+    return start(loaded, Choices(parent_run_id=manifest.run_id), confirmation, environ, watch)
 
 
 def resolve(folder: Path, words: Sequence[Word], watch: Watch) -> Result:

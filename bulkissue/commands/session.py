@@ -31,7 +31,7 @@ from bulkissue.outcomes import Outcome
 from bulkissue.plan import plan
 from bulkissue.results import derivation, ledgers, report
 from bulkissue.send.dispatch import Dispatch
-from bulkissue.send.guards import Guards, Halt, Tally
+from bulkissue.send.guards import Counters, Guards, Halt
 from bulkissue.send.reader import lane_of
 from bulkissue.service.endpoints import offer_of
 from bulkissue.state import history, run_folder
@@ -50,13 +50,13 @@ class Watch:
     Attributes:
         taken: The input was read.
         planned: The plan stands; with the run's folder (a temporary one on a dry run).
-        sending: The tally has changed; with the rows to send in all.
+        sending: The counters has changed; with the rows to send in all.
         looking_up: So many customers were looked up, of so many.
     """
 
     taken: Callable[[Intake], None] = lambda _: None
     planned: Callable[[plan.Plan, Path], None] = lambda _plan, _folder: None
-    sending: Callable[[Tally, int], None] = lambda _tally, _rows: None
+    sending: Callable[[Counters, int], None] = lambda _counters, _rows: None
     looking_up: Callable[[int, int], None] = lambda _asked, _of: None
 
 
@@ -115,12 +115,12 @@ class Session:
         dispatch = Dispatch(
             batches=plan.batches(self.folder / "plan.parquet", drawn, marks),
             journal=self.journal,
-            lanes=[lane_of(api) for _ in range(min(limits.lanes, drawn.requests))],
+            lanes=[lane_of(api) for _ in range(min(limits.concurrency, drawn.requests))],
             make_auth=lambda pace: make_auth(api, credentials, lane_of(api), pace.slot),
             offer=offer_of(settings, self.manifest.run_id),
             guards=Guards(settings.guards),
             limits=limits,
-            watch=lambda tally: self.watch.sending(tally, rows),
+            watch=lambda counters: self.watch.sending(counters, rows),
         )
         loop = asyncio.get_running_loop()
 

@@ -257,7 +257,7 @@ class LimitsSection(Section):
     requests_per_minute: Annotated[int, Field(gt=0, le=1_000_000)] = Field(
         default=1000, description="The allowance; it is used evenly, and no sixty seconds hold more."
     )
-    lanes: Annotated[int, Field(ge=1, le=256)] = Field(default=8, description="Requests in flight.")
+    concurrency: Annotated[int, Field(ge=1, le=256)] = Field(default=8, description="Requests in flight.")
     batch_size: Annotated[int, Field(ge=1, le=100)] = Field(
         default=100, description="Rows of one request: what one lost answer can make unknown."
     )

@@ -92,6 +92,8 @@ def _stranger(parts: list[str], value: object) -> str:
     """What to say of a key that no job file knows. Its value may be anything, so it is not shown."""
     *tables, name = parts
     table = ".".join(tables)
+    if name == "lanes":  # its name before the first release
+        return "is called api.limits.concurrency now"
     where = f"is not a key of [{table}]" if table else "is not a key of a job file"
     if table == "input.columns" and f"{table}.{value}" in KEYS:
         return f"{where}; write it the other way round: {value} = {shown(name)}"

@@ -184,7 +184,9 @@ class _Search:
         self._tell(0, self._count)
         try:
             async with reading(api, credentials) as reader:
-                lanes = [asyncio.create_task(self._lane(reader)) for _ in range(min(api.limits.lanes, self._count))]
+                lanes = [
+                    asyncio.create_task(self._lane(reader)) for _ in range(min(api.limits.concurrency, self._count))
+                ]
                 try:
                     await asyncio.gather(*lanes)
                 finally:

@@ -248,7 +248,7 @@ class _ReadingBack:
             else:
                 open_rows.append((row, shown))
 
-        await _each(rows, read, self._case.job.api.limits.lanes)
+        await _each(rows, read, self._case.job.api.limits.concurrency)
         if not open_rows:
             return
         with self._remembered(open_rows) as memory:
@@ -268,7 +268,7 @@ class _ReadingBack:
         async def read(row: Row) -> None:
             shown.append((row, await self._read(row.asked)))
 
-        await _each(rows, read, self._case.job.api.limits.lanes)
+        await _each(rows, read, self._case.job.api.limits.concurrency)
         with self._remembered(shown) as memory:
             claimed = memory.claimed({one.reference for _, reading in shown for one in reading.found})
             for row, its in sorted(shown, key=lambda pair: pair[0].place):
@@ -410,7 +410,7 @@ class _ReadingBack:
 
         self._identities |= {one: one.customer_id for one in memory.open_rows if one.customer_id}
         strangers = [one for one in memory.open_rows if one not in self._identities]
-        await _each(strangers, identify, self._case.job.api.limits.lanes)
+        await _each(strangers, identify, self._case.job.api.limits.concurrency)
 
 
 def _survey(case: Case) -> tuple[list[Row], dict[tuple[str, str], list[Row]]]:

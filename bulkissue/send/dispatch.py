@@ -21,7 +21,7 @@ from bulkissue.http.auth import Auth, CredentialsRefused, TokenUnavailable, at_i
 from bulkissue.http.client import Lane
 from bulkissue.job.model import LimitsSection
 from bulkissue.outcomes import REASONS, Outcome, Results
-from bulkissue.send.guards import Guards, Halt, Tally
+from bulkissue.send.guards import Counters, Guards, Halt
 from bulkissue.send.pace import Pace
 from bulkissue.send.retry import attempts
 from bulkissue.send.verdict import Verdict, judge
@@ -29,7 +29,7 @@ from bulkissue.service.endpoints import ROUTES
 from bulkissue.service.endpoints.answer import Offer
 from bulkissue.state.entries import Answer, Event, Intent
 from bulkissue.state.journal import Journal
-from bulkissue.state.journal_writer import Scribe
+from bulkissue.state.journal_writer import JournalWriter
 
 #: In an outage one lane tries again after each of these, at most `max_attempts` times; then the run stops.
 PROBE_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
@@ -51,7 +51,7 @@ class Dispatch:
         offer: What is issued.
         guards: When to stop.
         limits: Pace, attempts and sizes.
-        watch: Told whenever the tally has changed.
+        watch: Told whenever the counters has changed.
         probe_seconds: Waits between the probes of an outage.
     """
 
@@ -65,7 +65,7 @@ class Dispatch:
         offer: Offer,
         guards: Guards,
         limits: LimitsSection,
-        watch: Callable[[Tally], None] = lambda _: None,
+        watch: Callable[[Counters], None] = lambda _: None,
         probe_seconds: Sequence[float] = PROBE_SECONDS,
     ) -> None:
         self.halt: Halt | None = None
@@ -76,7 +76,7 @@ class Dispatch:
         self._peeked: Batch | None = None
         self._identifier_type = ""
         self._in_flight = 0
-        self._scribe = Scribe(journal)
+        self._writer = JournalWriter(journal)
         self._next_attempt = journal.next_attempt
         self._lanes = lanes
         self._pace = Pace(limits.requests_per_minute, clock=time.monotonic, sleep=self._sleep, wall=time.time)
@@ -107,7 +107,7 @@ class Dispatch:
                     raise ended
         finally:
             try:
-                await self._scribe.close()
+                await self._writer.close()
             finally:
                 for lane in self._lanes:
                     await lane.close()
@@ -144,7 +144,7 @@ class Dispatch:
             except _Halted:
                 return
             except StateRefused:
-                # Nothing more may be sent, as nothing more can be noted. The scribe tells why when it is closed.
+                # Nothing more may be sent, as nothing more can be noted. The writer tells why when it is closed.
                 self._stop(Halt.by("guard.storage", exit_code=ExitCode.SETTINGS))
                 return
             except BaseException:
@@ -205,7 +205,7 @@ class Dispatch:
         elif verdict.void:
             self._stop(self._guards.ran_out(size))
             self._log.warning("batch.given_up", batch=batch.number, rows=size, reason=verdict.reason)
-            self._watch(self._guards.tally)
+            self._watch(self._guards.counters)
 
     async def _attempt(self, batch: Batch, lane: Lane) -> tuple[Verdict, bool]:
         """One attempt: its verdict, and whether a fresh token stands ready where it was refused."""
@@ -230,13 +230,13 @@ class Dispatch:
         number = self._next_attempt
         self._next_attempt += 1
         try:
-            await self._scribe.note(Intent(number, batch.number, batch.rows, _now()))
+            await self._writer.note(Intent(number, batch.number, batch.rows, _now()))
         except asyncio.CancelledError:
             # Given up by a second signal while the intent was on its way to the disk: not a byte was sent.
-            self._scribe.put(Answer(number, _now(), "guard.signal", None))
+            self._writer.put(Answer(number, _now(), "guard.signal", None))
             raise
         reached("intent.noted")
-        self._guards.tally.attempts += 1
+        self._guards.counters.attempts += 1
         try:
             sending = await lane.send(prepared)
         except asyncio.CancelledError:
@@ -258,9 +258,9 @@ class Dispatch:
             verdict = judge(sending, batch, ROUTES[batch.route], self._offer)
         except Exception:
             # A fault of ours, which ends the run. It must not cost the answer as well.
-            self._scribe.put(_unjudged(number, sending))
+            self._writer.put(_unjudged(number, sending))
             raise
-        self._scribe.put(_answer(number, sending, verdict))
+        self._writer.put(_answer(number, sending, verdict))
         self._say(batch, verdict)
         if isinstance(sending, NotSent):
             verdict = self._unreached(verdict, lane)
@@ -272,15 +272,15 @@ class Dispatch:
             self._pace.accepted()
         if verdict.results is not None:
             self._stop(self._guards.settled(verdict.results, len(batch.rows), verdict.stop))
-        self._watch(self._guards.tally)
+        self._watch(self._guards.counters)
         return verdict
 
     def _throttle(self, wait: float | None) -> None:
         """The service asked all lanes to wait."""
         waited = self._pace.refused(wait=wait)
-        self._guards.tally.waits += 1
-        self._guards.tally.waited_seconds += waited
-        self._scribe.put(Event("service.throttled", _now(), {"seconds": round(waited, 3)}))
+        self._guards.counters.waits += 1
+        self._guards.counters.waited_seconds += waited
+        self._writer.put(Event("service.throttled", _now(), {"seconds": round(waited, 3)}))
         self._stop(self._guards.throttled(wait, self._pace.waited_in_a_row))
 
     async def _await_turn(self, lane: Lane) -> None:

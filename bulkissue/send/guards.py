@@ -34,7 +34,7 @@ class Halt:
 
 
 @dataclass(slots=True)
-class Tally:
+class Counters:
     """What this session has done so far: rows by outcome, sendings, and waits because the service asked for them."""
 
     rows: Counter[str] = field(default_factory=Counter)
@@ -56,12 +56,12 @@ class Guards:
         settings: `[guards]`.
 
     Attributes:
-        tally: What was done so far.
+        counters: What was done so far.
         outage: Whether the service seems to be out of reach.
     """
 
     def __init__(self, settings: GuardsSection) -> None:
-        self.tally = Tally()
+        self.counters = Counters()
         self.outage = False
         self._settings = settings
         self._not_sent = 0
@@ -70,7 +70,7 @@ class Guards:
     @property
     def proving(self) -> bool:
         """Whether the canary still sings alone: no row has succeeded yet."""
-        return self._settings.canary and not self.tally.rows[Outcome.SUCCEEDED]
+        return self._settings.canary and not self.counters.rows[Outcome.SUCCEEDED]
 
     def reached(self) -> None:
         """Something came back, or a request went out: there is no outage."""
@@ -95,22 +95,22 @@ class Guards:
     def settled(self, results: Results, rows: int, stop: str = "") -> Halt | None:
         """So many rows got their results; `stop` is the refusal among them that every row would meet, if there is."""
         if isinstance(results.outcome, str):
-            self.tally.rows[results.outcome] += rows
+            self.counters.rows[results.outcome] += rows
         else:
-            self.tally.rows.update(results.outcome)
+            self.counters.rows.update(results.outcome)
         if stop:
             return Halt.by("guard.refusal", stop)
         return self._judge()
 
     def ran_out(self, rows: int) -> Halt | None:
         """Attempts on so many rows ran out, each proven not applied."""
-        self.tally.rows[Outcome.FAILED] += rows
+        self.counters.rows[Outcome.FAILED] += rows
         self._ran_out += rows
         return self._judge()
 
     def _judge(self) -> Halt | None:
-        rows, settings = self.tally.rows, self._settings
-        unknown, failed, ended = rows[Outcome.UNKNOWN], rows[Outcome.FAILED], self.tally.answered
+        rows, settings = self.counters.rows, self._settings
+        unknown, failed, ended = rows[Outcome.UNKNOWN], rows[Outcome.FAILED], self.counters.answered
         # What reached nobody says nothing about the job; an outage has a guard of its own.
         answered = ended - self._ran_out
         if unknown > settings.max_unknown:

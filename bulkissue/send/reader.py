@@ -90,7 +90,7 @@ class Reader:
         self._limits = api.limits
         self._pace = Pace(api.limits.requests_per_minute, clock=time.monotonic, sleep=asyncio.sleep, wall=time.time)
         self._auth = make_auth(api, credentials, lane_of(api), self._pace.slot)
-        self._lanes = [lane_of(api) for _ in range(api.limits.lanes)]
+        self._lanes = [lane_of(api) for _ in range(api.limits.concurrency)]
         self._free: asyncio.Queue[Lane] = asyncio.Queue()
         for lane in self._lanes:
             self._free.put_nowait(lane)

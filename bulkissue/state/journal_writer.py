@@ -15,7 +15,7 @@ from bulkissue.state.journal import Journal
 _Note = tuple[Entry, asyncio.Future[None] | None]
 
 
-class Scribe:
+class JournalWriter:
     """
     The one writer of a journal while lanes are running. Entries are written in the order in which they come.
 

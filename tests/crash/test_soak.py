@@ -219,7 +219,7 @@ def begin(seed: int, folder: Path, serve: Callable[..., Running]) -> Episode:
             "base_url": service.base_url,
             "limits": {
                 "requests_per_minute": 600_000,
-                "lanes": episode.lanes,
+                "concurrency": episode.lanes,
                 "batch_size": episode.batch,
                 "read_timeout_seconds": 0.6,
                 "connect_timeout_seconds": 2,

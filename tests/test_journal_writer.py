@@ -13,7 +13,7 @@ import pytest
 from bulkissue.errors import StateRefused
 from bulkissue.state.entries import Answer, Event, Intent
 from bulkissue.state.journal import Journal
-from bulkissue.state.journal_writer import Scribe
+from bulkissue.state.journal_writer import JournalWriter
 
 RUN = {"run_id": "run", "plan_sha256": "plan"}
 
@@ -36,12 +36,12 @@ class Gate:
         self._other.close()
 
 
-async def begun(scribe: Scribe) -> None:
+async def begun(writer: JournalWriter) -> None:
     """Return once all that was noted is in a commit under way."""
     for _ in range(3):
         await asyncio.sleep(0)
-    assert scribe._committing is not None
-    assert scribe._gathered == []
+    assert writer._committing is not None
+    assert writer._gathered == []
 
 
 @pytest.fixture
@@ -82,15 +82,15 @@ async def trouble_of(note: Awaitable[None]) -> BaseException | None:
 def test_on_disk_when_told(path: Path, journal: Journal) -> None:
     """When a lane is told that its entry is noted, any reader finds it."""
 
-    async def lane(scribe: Scribe, first: int) -> None:
+    async def lane(writer: JournalWriter, first: int) -> None:
         for number in range(first, first + 5):
-            await scribe.note(intent(number))
+            await writer.note(intent(number))
             assert number in on_disk(path)
 
     async def story() -> None:
-        scribe = Scribe(journal)
-        await asyncio.gather(*(lane(scribe, 1 + 5 * number) for number in range(6)))
-        await scribe.close()
+        writer = JournalWriter(journal)
+        await asyncio.gather(*(lane(writer, 1 + 5 * number) for number in range(6)))
+        await writer.close()
 
     drive(story)
     assert on_disk(path) == list(range(1, 31))
@@ -102,16 +102,16 @@ def test_not_told_before(path: Path, journal: Journal) -> None:
     gate = Gate(journal)
 
     async def story() -> None:
-        scribe = Scribe(journal)
-        notes = [asyncio.create_task(scribe.note(intent(1)))]
-        await begun(scribe)
-        notes += [asyncio.create_task(scribe.note(intent(number))) for number in range(2, 9)]
+        writer = JournalWriter(journal)
+        notes = [asyncio.create_task(writer.note(intent(1)))]
+        await begun(writer)
+        notes += [asyncio.create_task(writer.note(intent(number))) for number in range(2, 9)]
         await asyncio.sleep(0.02)
         assert not any(note.done() for note in notes)
         assert on_disk(path) == []
         gate.open()
         await asyncio.gather(*notes)
-        await scribe.close()
+        await writer.close()
 
     drive(story)
     assert len(gate.commits) == 2
@@ -125,9 +125,9 @@ def test_in_order(journal: Journal) -> None:
     """Entries are noted in the order in which they came."""
 
     async def story() -> None:
-        scribe = Scribe(journal)
-        await asyncio.gather(*(scribe.note(Event(str(number), number, {})) for number in range(200)))
-        await scribe.close()
+        writer = JournalWriter(journal)
+        await asyncio.gather(*(writer.note(Event(str(number), number, {})) for number in range(200)))
+        await writer.close()
 
     drive(story)
     assert [event.at for event in journal.events()] == list(range(200))
@@ -139,10 +139,10 @@ def test_cancelled_lane(path: Path, journal: Journal) -> None:
     gate = Gate(journal)
 
     async def story() -> None:
-        scribe = Scribe(journal)
-        notes = [asyncio.create_task(scribe.note(intent(1)))]
-        await begun(scribe)
-        notes += [asyncio.create_task(scribe.note(intent(number))) for number in (2, 3, 4)]
+        writer = JournalWriter(journal)
+        notes = [asyncio.create_task(writer.note(intent(1)))]
+        await begun(writer)
+        notes += [asyncio.create_task(writer.note(intent(number))) for number in (2, 3, 4)]
         await asyncio.sleep(0)
         notes[0].cancel()
         notes[2].cancel()
@@ -155,7 +155,7 @@ def test_cancelled_lane(path: Path, journal: Journal) -> None:
             asyncio.CancelledError,
             type(None),
         ]
-        await scribe.close()
+        await writer.close()
 
     drive(story)
     assert on_disk(path) == [1, 2, 3, 4]
@@ -169,14 +169,14 @@ def test_trouble_is_everyones(journal: Journal) -> None:
         loop = asyncio.get_running_loop()
         complaints: list[object] = []
         loop.set_exception_handler(lambda _, context: complaints.append(context))
-        scribe = Scribe(journal)
-        notes = [asyncio.create_task(scribe.note(intent(number))) for number in (1, 2, 2)]
+        writer = JournalWriter(journal)
+        notes = [asyncio.create_task(writer.note(intent(number))) for number in (1, 2, 2)]
         await asyncio.sleep(0)
         notes[0].cancel()
         troubles = [await trouble_of(note) for note in notes]
         assert isinstance(troubles[0], asyncio.CancelledError)
         assert all(isinstance(trouble, StateRefused) for trouble in troubles[1:])
-        assert isinstance(await trouble_of(scribe.close()), StateRefused)
+        assert isinstance(await trouble_of(writer.close()), StateRefused)
         notes.clear()
         troubles.clear()
         gc.collect()
@@ -193,21 +193,21 @@ def test_nothing_is_sent_after_trouble(path: Path, journal: Journal) -> None:
     gate = Gate(journal)
 
     async def story() -> None:
-        scribe = Scribe(journal)
-        failing = asyncio.create_task(scribe.note(Answer(9, 5, "http.429", None)))  # of no attempt
-        await begun(scribe)
+        writer = JournalWriter(journal)
+        failing = asyncio.create_task(writer.note(Answer(9, 5, "http.429", None)))  # of no attempt
+        await begun(writer)
         gathered = [
-            asyncio.create_task(scribe.note(intent(3))),
-            asyncio.create_task(scribe.note(Answer(1, 5, "http.429", None))),
+            asyncio.create_task(writer.note(intent(3))),
+            asyncio.create_task(writer.note(Answer(1, 5, "http.429", None))),
         ]
         await asyncio.sleep(0)
         gate.open()
         assert isinstance(await trouble_of(failing), StateRefused)
         assert isinstance(await trouble_of(gathered[0]), StateRefused)
         assert await trouble_of(gathered[1]) is None
-        assert isinstance(await trouble_of(scribe.note(intent(4))), StateRefused)
-        assert await trouble_of(scribe.note(Answer(2, 5, "http.429", None))) is None
-        assert isinstance(await trouble_of(scribe.close()), StateRefused)
+        assert isinstance(await trouble_of(writer.note(intent(4))), StateRefused)
+        assert await trouble_of(writer.note(Answer(2, 5, "http.429", None))) is None
+        assert isinstance(await trouble_of(writer.close()), StateRefused)
 
     drive(story)
     assert [(attempt.attempt, attempt.void) for attempt in journal.attempts()] == [(1, "http.429"), (2, "http.429")]
@@ -219,21 +219,21 @@ def test_an_intent_given_up_after_trouble(path: Path, journal: Journal) -> None:
     """What is said of an intent that was refused takes no other lane's answer with it."""
 
     async def story() -> None:
-        scribe = Scribe(journal)
-        await scribe.note(intent(1))
+        writer = JournalWriter(journal)
+        await writer.note(intent(1))
         failing = [
-            asyncio.create_task(scribe.note(entry))
+            asyncio.create_task(writer.note(entry))
             for entry in (Event("a", 1, {"not JSON": object()}), intent(2))  # one commit
         ]
         for task in failing:
             assert isinstance(await trouble_of(task), TypeError)
-        late = asyncio.create_task(scribe.note(intent(3)))
+        late = asyncio.create_task(writer.note(intent(3)))
         await asyncio.sleep(0)
         late.cancel()
         for attempt in (2, 3):
-            scribe.put(Answer(attempt, 5, "guard.signal", None))
-        scribe.put(Answer(1, 5, "http.429", None))
-        assert isinstance(await trouble_of(scribe.close()), TypeError)
+            writer.put(Answer(attempt, 5, "guard.signal", None))
+        writer.put(Answer(1, 5, "http.429", None))
+        assert isinstance(await trouble_of(writer.close()), TypeError)
 
     drive(story)
     journal.close()
@@ -247,19 +247,19 @@ def test_put(path: Path, journal: Journal) -> None:
     gate = Gate(journal)
 
     async def story() -> None:
-        scribe = Scribe(journal)
-        first = asyncio.create_task(scribe.note(intent(1)))
-        await begun(scribe)
-        scribe.put(Answer(1, 5, "http.429", None))
-        second = asyncio.create_task(scribe.note(intent(2)))
+        writer = JournalWriter(journal)
+        first = asyncio.create_task(writer.note(intent(1)))
+        await begun(writer)
+        writer.put(Answer(1, 5, "http.429", None))
+        second = asyncio.create_task(writer.note(intent(2)))
         await asyncio.sleep(0)
         gate.open()
         await first
         await second
         assert [(attempt.attempt, attempt.void) for attempt in journal.attempts()] == [(1, "http.429"), (2, None)]
         assert len(gate.commits) == 2
-        scribe.put(Answer(2, 6, "http.429", None))
-        await scribe.close()
+        writer.put(Answer(2, 6, "http.429", None))
+        await writer.close()
 
     drive(story)
     assert [attempt.void for attempt in journal.attempts()] == ["http.429", "http.429"]
@@ -270,11 +270,11 @@ def test_put_in_vain(journal: Journal) -> None:
     """Where what nobody waits for cannot be written, no later intent is taken, and the close says so."""
 
     async def story() -> None:
-        scribe = Scribe(journal)
-        scribe.put(Answer(7, 5, "http.429", None))  # to nothing that was ever sent
+        writer = JournalWriter(journal)
+        writer.put(Answer(7, 5, "http.429", None))  # to nothing that was ever sent
         for number in (1, 2):
-            assert isinstance(await trouble_of(scribe.note(intent(number))), StateRefused)
-        assert isinstance(await trouble_of(scribe.close()), StateRefused)
+            assert isinstance(await trouble_of(writer.note(intent(number))), StateRefused)
+        assert isinstance(await trouble_of(writer.close()), StateRefused)
 
     drive(story)
     assert list(journal.attempts()) == []
@@ -285,9 +285,9 @@ def test_any_trouble(journal: Journal) -> None:
     """Trouble that nobody foresaw reaches the lane as well, and does not leave it waiting."""
 
     async def story() -> None:
-        scribe = Scribe(journal)
-        assert isinstance(await trouble_of(scribe.note(Event("a", 1, {"not JSON": object()}))), TypeError)
-        assert isinstance(await trouble_of(scribe.close()), TypeError)
+        writer = JournalWriter(journal)
+        assert isinstance(await trouble_of(writer.note(Event("a", 1, {"not JSON": object()}))), TypeError)
+        assert isinstance(await trouble_of(writer.close()), TypeError)
 
     drive(story)
     assert journal.events() == []
@@ -299,10 +299,10 @@ def test_close_waits(path: Path, journal: Journal) -> None:
     gate = Gate(journal)
 
     async def story() -> None:
-        scribe = Scribe(journal)
-        note = asyncio.create_task(scribe.note(intent(1)))
-        await begun(scribe)
-        closing = asyncio.create_task(scribe.close())
+        writer = JournalWriter(journal)
+        note = asyncio.create_task(writer.note(intent(1)))
+        await begun(writer)
+        closing = asyncio.create_task(writer.close())
         await asyncio.sleep(0.02)
         assert not closing.done()
         gate.open()
@@ -319,10 +319,10 @@ def test_cancelled_close(path: Path, journal: Journal) -> None:
     gate = Gate(journal)
 
     async def story() -> None:
-        scribe = Scribe(journal)
-        note = asyncio.create_task(scribe.note(intent(1)))
-        await begun(scribe)
-        closing = asyncio.create_task(scribe.close())
+        writer = JournalWriter(journal)
+        note = asyncio.create_task(writer.note(intent(1)))
+        await begun(writer)
+        closing = asyncio.create_task(writer.close())
         await asyncio.sleep(0)
         closing.cancel()
         threading.Timer(0.05, gate.open).start()
@@ -337,10 +337,10 @@ def test_cancelled_close(path: Path, journal: Journal) -> None:
 
 
 def test_close_of_nothing(journal: Journal) -> None:
-    """A scribe that was told nothing can be closed."""
+    """A writer that was told nothing can be closed."""
 
     async def story() -> None:
-        await Scribe(journal).close()
+        await JournalWriter(journal).close()
 
     drive(story)
     journal.close()

@@ -37,7 +37,7 @@ def scene(tmp_path: Path, service: Running, write_job: Callable[..., Path], writ
     rows += [("external_id", f"00{n}") for n in range(6)]
     rows += [("mobile", "12"), ("id", "5000")]
     write_input(["type", "value"], rows)
-    write_job(service.base_url, limits={"lanes": 3, "batch_size": 5})
+    write_job(service.base_url, limits={"concurrency": 3, "batch_size": 5})
     return Scene(tmp_path, service)
 
 
