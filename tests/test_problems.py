@@ -15,7 +15,7 @@ def test_all_problems_at_once(write: Write) -> None:
     """Every problem is named at once, in the file's order, with its key, its value and what is wrong."""
     path = write(
         """
-concurrency = 8
+lanes = 8
 config_version = 1
 [job]
 name = "x"
