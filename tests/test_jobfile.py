@@ -124,13 +124,13 @@ def test_bad_variable(write: Write, variable: str, text: str, said: str) -> None
 def test_unknown_variable_warns(write: Write) -> None:
     """An unknown BULKISSUE_ variable is a warning with the nearest name; secrets' variables and others' are none."""
     environ = {
-        "BULKISSUE_CONCURENCY": SECRET,
+        "BULKISSUE_CANARI": SECRET,
         "BULKISSUE_CLIENT_SECRET": SECRET,
         "BULKISSUE_PASSWORD_FILE": "x",
         "LANES": "1",
     }
     (warning,) = loading.load(write(), environ=environ).warnings
-    assert warning == "the variable BULKISSUE_CONCURENCY means nothing to bulkissue; did you mean BULKISSUE_CONCURRENCY?"
+    assert warning == "the variable BULKISSUE_CANARI means nothing to bulkissue; did you mean BULKISSUE_CANARY?"
 
 
 def test_where_paths_start(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
