@@ -7,6 +7,7 @@ import io
 import random
 import re
 import sys
+import zipfile
 from decimal import Decimal
 from pathlib import Path
 
@@ -680,19 +681,99 @@ def test_numbers_that_excel_rounded(take):
 
 
 def test_several_sheets(take, refused):
-    """The first sheet with data is taken, and the others are spoken of; without any, the file is refused."""
+    """A workbook with several sheets that have cells is refused until the job names one, by name or number."""
 
     def fill(book):
         for name in ("One", "Two"):
             book.add_worksheet(name).write_row(0, 0, [f"Mobile {name}", "Email"])
 
-    taken = take({"in.xlsx": workbook(fill)})
-    assert taken.said.columns == ("Mobile One", "Email")
-    assert '"One" is taken, 1 more' in taken.file.notes[0]
+    assert "2 sheets with cells: One, Two" in refused({"in.xlsx": workbook(fill)})
+    assert take({"in.xlsx": workbook(fill)}, sheet="Two").said.columns == ("Mobile Two", "Email")
+    assert take({"in.xlsx": workbook(fill)}, sheet=1).said.columns == ("Mobile One", "Email")
+    assert "has no sheet 'Three'" in refused({"in.xlsx": workbook(fill)}, sheet="Three")
+    assert "has no sheet 3" in refused({"in.xlsx": workbook(fill)}, sheet=3)
     assert "no sheet with data" in refused({"in.xlsx": workbook(lambda book: book.add_worksheet())})
     assert "no sheet with data" in refused(
         {"in.xlsx": workbook(lambda book: book.add_worksheet().write_string(0, 0, ""))}
     )
+
+
+@pytest.mark.parametrize("left", [0, 2])
+def test_cells_not_known_as_written(take, left):
+    """A cell that a reader gives as nothing or as something else rejects its row with the cause; no row vanishes."""
+
+    def fill(book):
+        sheet = book.add_worksheet()
+        date = book.add_format({"num_format": "yyyy-mm-dd"})
+        zeros, grouped = book.add_format({"num_format": "00000"}), book.add_format({"num_format": "#,##0"})
+        sheet.write_row(3, left, ["Mobile", "External Id"])
+        sheet.write_row(4, left, ["919986000501", "a"])
+        sheet.write_datetime(5, left, dt.datetime(2026, 1, 1), date)  # noqa: DTZ001 - a sheet knows no zone
+        sheet.write_number(6, left, 7, zeros)
+        sheet.write_number(7, left, 919986000502, grouped)
+        sheet.write_formula(8, left, "=1+1", None, "")
+        sheet.write_string(8, left + 1, "b")
+        sheet.write_formula(9, left, "=1/0", None, "#DIV/0!")
+        sheet.write_boolean(10, left, True)
+        sheet.write_formula(11, left, '=A1&""', None, "919986000503")
+        sheet.write_formula(12, left, "=A1", None, "")
+
+    taken = take({"in.xlsx": workbook(fill)})
+    said = taken.frame["_bi_message"].to_list()
+    where = 'the cell in column "Mobile" '
+    assert said == [
+        None,
+        f"{where}is a date or time",
+        f"{where}is a number in a format of its own",
+        None,
+        f"{where}is a formula without a stored value",
+        f"{where}is an error of the spreadsheet",
+        f"{where}is a boolean",
+        None,
+        f"{where}is a formula without a stored value",
+    ]
+    assert set(taken.frame["_bi_reason"].to_list()) == {None, "validate.unreadable_value"}
+    assert [mobile for mobile, _ in taken.cells()][3] == "919986000502"
+
+
+def test_hidden_rows(take, refused):
+    """A workbook with hidden rows is refused until the job says to take or to leave them; blank ones do not count."""
+
+    def fill(book):
+        sheet = book.add_worksheet()
+        sheet.write_column(0, 0, ["Mobile", "919986000501", "919986000502", "919986000503"])
+        sheet.set_row(2, None, None, {"hidden": True})
+        sheet.set_row(7, None, None, {"hidden": True})
+
+    content = {"in.xlsx": workbook(fill)}
+    assert "1 hidden or filtered-out rows (the first is row 3 of the sheet)" in refused(content)
+    assert take(content, hidden_rows="take").cells() == [("919986000501",), ("919986000502",), ("919986000503",)]
+    left = take(content, hidden_rows="leave")
+    assert left.cells() == [("919986000501",), ("919986000503",)]
+    assert left.file.notes == ("1 hidden rows of the sheet are left out",)
+
+
+def test_a_sheet_that_is_no_xml(refused):
+    """A workbook whose styles are broken is refused in words, as its cells could be anything."""
+    content = io.BytesIO(workbook(lambda book: book.add_worksheet().write(0, 0, "Mobile")))
+    with zipfile.ZipFile(content, "a") as book, pytest.warns(UserWarning, match="Duplicate"):
+        book.writestr("xl/styles.xml", "<broken")
+    assert "cannot be read as a workbook" in refused({"in.xlsx": content.getvalue()})
+
+
+def test_a_utf8_file_with_a_broken_line(refused, take):
+    """Where other lines are valid UTF-8, a line that is not refuses the file by its number; nothing is guessed."""
+    lines = ["Email,Name", "a@x.org,Zoé", "b@x.org,plain", "c@x.org,Renée"]
+    broken = "\n".join(lines).encode() + b"\nd@x.org,Andr\xe9\n"
+    assert "line 5 has bytes that are not UTF-8, and other lines are UTF-8" in refused(broken)
+    assert take(broken, encoding="cp1252").frame.height == 4
+
+
+def test_letters_under_a_guessed_encoding(take):
+    """A letter beyond ASCII that was read under a guessed encoding names nobody; the rest of the row may be so."""
+    taken = take("External Id,Name\nAndré,x\nBob,Renée\n".encode("cp1252"))
+    assert taken.frame["_bi_reason"].to_list() == ["validate.unreadable_value", None]
+    assert "the file's encoding was guessed (cp1252)" in taken.frame["_bi_message"][0]
 
 
 def test_workbooks_need_fastexcel(refused, monkeypatch):

@@ -64,7 +64,7 @@ def read_text(path: Path, name: str, settings: InputSection, folder: Path) -> Ta
     """
     survey = _survey(path)
     sha256 = survey.sha256
-    encoding, notes = _encoding(path, name, survey, settings.encoding)
+    encoding, notes, guessed = _encoding(path, name, survey, settings.encoding)
     text = path
     if encoding != "utf-8":
         text = folder / f"{len(list(folder.iterdir()))}.txt"
@@ -81,7 +81,7 @@ def read_text(path: Path, name: str, settings: InputSection, folder: Path) -> Ta
         rows = _quoted(text, name, names, layout, folder)
     else:
         rows = _unquoted(text, names, layout)
-    return Table(names, rows, sha256, encoding, layout.delimiter, notes)
+    return Table(names, rows, sha256, encoding, layout.delimiter, guessed=guessed, notes=notes)
 
 
 # --- bytes and encodings
@@ -96,6 +96,8 @@ class _Survey:
         sha256: Of all of them.
         not_utf8: Where they first are no UTF-8, else None.
         foreign: Lines from there on with bytes beyond ASCII, at most 64 KiB.
+        whole_lines: How many lines with bytes beyond ASCII are valid UTF-8, and
+        broken_lines: how many are not; both 0 where all of the file is.
         nul: Where the first zero byte is, else None.
         quotes: Whether there is any double quote.
         lone_returns: Whether there is a carriage return without a newline behind it.
@@ -104,6 +106,8 @@ class _Survey:
     sha256: str
     not_utf8: int | None
     foreign: bytes
+    whole_lines: int
+    broken_lines: int
     nul: int | None
     quotes: bool
     lone_returns: bool
@@ -137,34 +141,68 @@ def _survey(path: Path) -> _Survey:
             at += len(piece)
     if not_utf8 is None and decoder.getstate()[0]:
         not_utf8 = at - len(decoder.getstate()[0])
-    return _Survey(digest.hexdigest(), not_utf8, foreign, nul, quotes, returns != pairs)
+    whole_lines, broken_lines = (0, 0) if not_utf8 is None else _lines_by_utf8(path)
+    return _Survey(
+        digest.hexdigest(), not_utf8, foreign, whole_lines, broken_lines, nul, quotes, lone_returns=returns != pairs
+    )
 
 
-def _encoding(path: Path, name: str, survey: _Survey, named: str | None) -> tuple[str, tuple[str, ...]]:
-    """The file's encoding, `utf-8` where nothing has to be written anew, and what was assumed."""
+def _lines_by_utf8(path: Path) -> tuple[int, int]:
+    """How many lines with bytes beyond ASCII are valid UTF-8, and how many are not."""
+    whole = broken = 0
+    with path.open("rb") as file:
+        while line := file.readline(_PIECE):
+            if line.isascii():
+                continue
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError:
+                broken += 1
+            else:
+                whole += 1
+    return whole, broken
+
+
+def _encoding(path: Path, name: str, survey: _Survey, named: str | None) -> tuple[str, tuple[str, ...], bool]:
+    """
+    The file's encoding, `utf-8` where nothing has to be written anew, what was assumed, and whether it was guessed.
+
+    Raises:
+        InputRefused: It is UTF-8, as it says or as most of its lines beyond ASCII are, but for some bytes.
+    """
     if named is not None:
         encoding = codecs.lookup(named).name
         if encoding not in {"utf-8", "utf-8-sig"}:
-            return encoding, ()
+            return encoding, (), False
         if survey.not_utf8 is not None:
             raise _undecodable(path, name, survey.not_utf8, "utf-8")
-        return "utf-8", ()
+        return "utf-8", (), False
     with path.open("rb") as file:
         head = file.read(4096)
     for mark, encoding in _BOMS:
         if head.startswith(mark):
             if encoding == "utf-8" and survey.not_utf8 is not None:
                 raise _undecodable(path, name, survey.not_utf8, "utf-8, as its byte-order mark says")
-            return encoding, ()
+            return encoding, (), False
     if survey.nul is not None and len(head) > 1:
         zeros = [head[start::2].count(0) / len(head[start::2]) for start in (0, 1)]
         for encoding, mostly, hardly in (("utf-16-le", zeros[1], zeros[0]), ("utf-16-be", zeros[0], zeros[1])):
             if mostly > 0.4 and hardly < 0.1:
-                return encoding, (f"read as {encoding}: every other byte is zero, and there is no byte-order mark",)
+                return (
+                    encoding,
+                    (f"read as {encoding}: every other byte is zero, and there is no byte-order mark",),
+                    False,
+                )
     if survey.not_utf8 is None:
-        return "utf-8", ()
+        return "utf-8", (), False
+    if survey.whole_lines > survey.broken_lines / 3:
+        # A legacy encoding hardly ever makes whole lines of valid UTF-8: these are, so the others are damaged.
+        raise InputRefused(
+            f"{name}: line {_line_at(path, survey.not_utf8)} has bytes that are not UTF-8, and other lines are UTF-8",
+            hint="mend that line; or set [input] encoding, if the whole file is in another one",
+        )
     encoding = _guess(survey.foreign)
-    return encoding, (f"read as {encoding}, by its looks; if names come out wrong, set [input] encoding",)
+    return encoding, (f"read as {encoding}, by its looks; if names come out wrong, set [input] encoding",), True
 
 
 def _guess(sample: bytes) -> str:

@@ -16,7 +16,7 @@ import polars as pl
 
 from bulkissue.errors import InputRefused
 from bulkissue.files import replacing_path, room_for
-from bulkissue.input import delimited, lineage, tables
+from bulkissue.input import delimited, lineage, tables, workbook
 from bulkissue.input.column_mapping import Form, find_roles
 from bulkissue.input.lineage import Kind
 from bulkissue.input.tables import OWN_MESSAGE, OWN_REASON, Table
@@ -185,7 +185,7 @@ def _table(path: Path, name: str, head: bytes, settings: InputSection, folder: P
     if head == b"PAR1" or path.suffix.lower() == ".parquet":
         return tables.read_parquet(path, name)
     if head == b"PK\x03\x04":
-        return tables.read_workbook(path, name)
+        return workbook.read_workbook(path, name, settings)
     for mark, what in _FOREIGN.items():
         if head.startswith(mark):
             raise InputRefused(f"{name} is {what}", hint="unpack it, or save it as CSV, Parquet or .xlsx")
@@ -195,14 +195,20 @@ def _table(path: Path, name: str, head: bytes, settings: InputSection, folder: P
 
 
 def _with_verdict(rows: pl.LazyFrame, table: Table, columns: dict[str, str], names: Sequence[str]) -> pl.LazyFrame:
-    """The columns of `input.parquet` for one file. A float that is not exact rejects its row if it says who."""
+    """The columns of `input.parquet` for one file. A cell not known as written rejects its row if it says who."""
     deciding = [columns[role] for role in (*IDENTIFIER_TYPES, "identifier") if role in columns]
-    inexact = {column: table.inexact[column] for column in deciding if column in table.inexact}
     reason, message = pl.col(OWN_REASON), pl.col(OWN_MESSAGE)
-    for column, mark in inexact.items():
-        text = f'the number in column "{column}" has more digits than its cell can hold exactly'
-        message = pl.when(pl.col(mark) & reason.is_null()).then(pl.lit(text)).otherwise(message)
-        reason = pl.when(pl.col(mark) & reason.is_null()).then(pl.lit("validate.unreadable_value")).otherwise(reason)
+    for column in deciding:
+        if column in table.doubtful:
+            cause = pl.col(table.doubtful[column])
+        elif table.guessed:
+            guessed = f"has letters beyond ASCII, and the file's encoding was guessed ({table.encoding})"
+            cause = pl.when(pl.col(column).str.contains(r"[^\x00-\x7f]")).then(pl.lit(guessed))
+        else:
+            continue
+        bad = cause.is_not_null() & reason.is_null()
+        message = pl.when(bad).then(pl.format('the cell in column "{}" {}', pl.lit(column), cause)).otherwise(message)
+        reason = pl.when(bad).then(pl.lit("validate.unreadable_value")).otherwise(reason)
     return rows.select(
         *names,
         pl.col("_bi_first_file").alias("_bi_source_file"),

@@ -1,5 +1,5 @@
 """
-Tables as text: what every input file becomes, whatever its kind; and the way there for Parquet and workbooks.
+Tables as text: what every input file becomes, whatever its kind; and the way there for Parquet.
 
 It must never let a number become other text than what it means: what a float cannot hold exactly is marked,
 not rounded.
@@ -19,9 +19,11 @@ OWN_ROW = "_bi_own_row"
 OWN_REASON = "_bi_own_reason"
 OWN_MESSAGE = "_bi_own_message"
 
+#: Why a number that its cell cannot hold exactly is not known as written.
+INEXACT = "holds a number with more digits than it can hold exactly"
+
 # Up to here a float of this width holds every whole number exactly.
 _EXACT_BELOW: dict[pl.DataType, int] = {pl.Float64(): 2**53, pl.Float32(): 2**24, pl.Float16(): 2**11}
-_LONG_NUMBER = r"^-?[0-9]{16,}$"  # Excel keeps 15 digits of a number
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +34,14 @@ class Table:
     Attributes:
         names: Its columns, as `headers.kept_names` gives them.
         rows: `names`, all String, null where empty; then `OWN_ROW` (UInt64), `OWN_REASON` and `OWN_MESSAGE` (String),
-            and the columns that `inexact` names (Boolean).
+            and the columns that `doubtful` names (String).
         sha256: Of the bytes that were read.
         encoding: Of a text file, else empty.
         delimiter: Of a text file, else empty.
+        guessed: Whether the encoding was guessed from the bytes.
         notes: What was assumed, for the user.
-        inexact: For columns of floats: the column that says in which rows the number cannot be exact.
+        doubtful: For some columns: the column that says why a row's cell is not known as it was written, in words
+            that end "the cell in column X …"; null where it is.
         left_out: Columns that cannot be text, with their type.
     """
 
@@ -46,8 +50,9 @@ class Table:
     sha256: str
     encoding: str = ""
     delimiter: str = ""
+    guessed: bool = False
     notes: tuple[str, ...] = ()
-    inexact: dict[str, str] = field(default_factory=dict)
+    doubtful: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
 
 
@@ -71,7 +76,7 @@ def read_parquet(path: Path, name: str) -> Table:
         raise InputRefused(f"{name} has no columns")
     names = kept_names(list(schema), name)
     frame = frame.rename({old: _field(place) for place, old in enumerate(schema)})
-    cells, inexact, left_out = [], {}, {}
+    cells, doubtful, left_out = [], {}, {}
     for place, (kept, dtype) in enumerate(zip(names, schema.dtypes(), strict=True)):
         cell = pl.col(_field(place))
         text = _as_text(cell, dtype)
@@ -80,90 +85,29 @@ def read_parquet(path: Path, name: str) -> Table:
             continue
         cells.append(pl.when(text != "").then(text).alias(kept))
         if dtype in _EXACT_BELOW:
-            inexact[kept] = f"_bi_inexact_{place}"
+            doubtful[kept] = f"_bi_doubtful_{place}"
             large = cell.fill_nan(None).abs() >= _EXACT_BELOW[dtype]  # for polars NaN is the largest number
-            cells.append(large.fill_null(value=False).alias(inexact[kept]))
+            cells.append(pl.when(large).then(pl.lit(INEXACT)).alias(doubtful[kept]))
+        elif dtype.is_temporal() or dtype == pl.Boolean():
+            doubtful[kept] = f"_bi_doubtful_{place}"
+            what = "is a boolean" if dtype == pl.Boolean() else "is a date or time"
+            cells.append(pl.when(cell.is_not_null()).then(pl.lit(what)).alias(doubtful[kept]))
     notes = [f'"{kept}" holds {dtype} and is left out of the ledgers' for kept, dtype in left_out.items()]
     return Table(
         names=[kept for kept in names if kept not in left_out],
-        rows=_numbered(frame.select(cells)),
+        rows=numbered(frame.select(cells)),
         sha256=files.sha256(path),
         notes=tuple(notes),
-        inexact=inexact,
+        doubtful=doubtful,
         left_out=left_out,
     )
-
-
-def read_workbook(path: Path, name: str) -> Table:
-    """
-    The first visible sheet with data of a workbook, as text; wholly blank rows are no rows.
-
-    The whole sheet is held in memory; Excel ends it at 1,048,576 rows.
-
-    Raises:
-        InputRefused: It is no workbook, has no data, its columns' names will not do, or fastexcel is not installed.
-    """
-    sha256 = files.sha256(path)
-    cells, numbers, notes = _sheet(path, name)
-    rounded = {
-        column: (numbers[column].is_not_null() & cells[column].str.contains(_LONG_NUMBER)).fill_null(value=False)
-        for column in cells.columns
-        if cells[column].str.contains(_LONG_NUMBER).any()
-    }
-    marks = {column: f"_bi_inexact_{place}" for place, column in enumerate(rounded)}
-    filled = cells.with_columns(mark.alias(marks[column]) for column, mark in rounded.items()).filter(
-        pl.any_horizontal((pl.col(column) != "").fill_null(value=False) for column in cells.columns)
-    )
-    if filled.is_empty():
-        raise InputRefused(f"{name} has no sheet with data")
-    header, rows = filled.row(0, named=True), filled.slice(1)
-    # A formatted but empty column at the side is no column.
-    used = [column for column in cells.columns if header[column] or rows[column].null_count() < rows.height]
-    kept = dict(zip(used, kept_names([header[column] for column in used], name), strict=True))
-    texts = [pl.when(pl.col(column) != "").then(pl.col(column)).alias(given) for column, given in kept.items()]
-    return Table(
-        names=list(kept.values()),
-        rows=_numbered(rows.lazy().select(*texts, *marks.values())),
-        sha256=sha256,
-        notes=notes,
-        inexact={kept[column]: mark for column, mark in marks.items()},
-    )
-
-
-def _sheet(path: Path, name: str) -> tuple[pl.DataFrame, pl.DataFrame, tuple[str, ...]]:
-    """The sheet's cells as text, from its first row; the same read as booleans; and a note where there was a choice."""
-    try:
-        import fastexcel
-    except ImportError as trouble:
-        raise InputRefused(
-            f"{name} is a workbook, and the part that reads workbooks is not installed",
-            hint="pip install 'bulkissue[xlsx]', or save the sheet as CSV",
-        ) from trouble
-    try:
-        book = fastexcel.read_excel(path)
-        sheets = [book.load_sheet(sheet, header_row=None, n_rows=1, dtypes="string") for sheet in book.sheet_names]
-        filled = [sheet.name for sheet in sheets if sheet.visible == "visible" and sheet.height]
-        if not filled:
-            raise InputRefused(f"{name} has no sheet with data")
-        # skip_rows=0 keeps blank rows on top, so that both readings have the same rows.
-        cells = book.load_sheet(filled[0], header_row=None, skip_rows=0, dtypes="string").to_polars()
-        # Read as booleans, a number is true or false and a text is null; nothing else tells them apart.
-        numbers = book.load_sheet(filled[0], header_row=None, skip_rows=0, dtypes="boolean").to_polars()
-    except fastexcel.FastExcelError as trouble:
-        raise InputRefused(
-            f"{name} cannot be read as a workbook",
-            hint="save it again as .xlsx without a password, or save the sheet as CSV",
-        ) from trouble
-    others = len(filled) - 1
-    notes = (f'the sheet "{filled[0]}" is taken, {others} more with data are not',) if others else ()
-    return cells, numbers, notes
 
 
 def _field(place: int) -> str:
     return f"_bi_field_{place}"
 
 
-def _numbered(cells: pl.LazyFrame) -> pl.LazyFrame:
+def numbered(cells: pl.LazyFrame) -> pl.LazyFrame:
     """A table without unreadable rows."""
     return cells.with_row_index(OWN_ROW, 1).with_columns(
         pl.col(OWN_ROW).cast(pl.UInt64),

@@ -149,6 +149,8 @@ _Occasion = Annotated[str, Field(max_length=64), AfterValidator(_occasion)]
 _Environment = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_environment)]
 _Path = Annotated[str, Field(min_length=1), AfterValidator(_path_text)]
 _Column = Annotated[str, Field(min_length=1)]
+_SheetName = Annotated[str, Field(min_length=1)]
+_SheetNumber = Annotated[int, Field(ge=1, le=10_000)]
 _Encoding = Annotated[str, AfterValidator(_encoding)]
 _Delimiter = Annotated[str, AfterValidator(_delimiter)]
 _Source = Annotated[Source, BeforeValidator(_upper)]
@@ -207,6 +209,12 @@ class InputSection(Section):
     paths: list[_Path] = Field(default=[], description="Files or patterns, relative to the job file.")
     encoding: _Encoding | None = Field(default=None, description="Recognised if left out.")
     delimiter: _Delimiter | None = Field(default=None, description="One character, or tab; recognised if left out.")
+    sheet: _SheetName | _SheetNumber | None = Field(
+        default=None, description="Of a workbook, by name or number from 1; needed where several have cells."
+    )
+    hidden_rows: Literal["take", "leave"] | None = Field(
+        default=None, description="What to do with a workbook's hidden rows; without it such a workbook is refused."
+    )
     columns: ColumnsSection = ColumnsSection()
 
 

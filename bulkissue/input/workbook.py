@@ -1,0 +1,188 @@
+"""
+Workbooks: one sheet as text, and for each cell that is not known as it was written, why.
+
+It must never drop a row that has a cell, nor take a sheet or hidden rows that nobody chose.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from bulkissue import files
+from bulkissue.errors import InputRefused
+from bulkissue.input.column_mapping import kept_names
+from bulkissue.input.sheet_xml import Cells, NotLegible, cells_of
+from bulkissue.input.tables import INEXACT, Table, numbered
+from bulkissue.job.model import InputSection
+
+if TYPE_CHECKING:
+    import fastexcel
+
+_LONG_NUMBER = r"^-?[0-9]{16,}$"  # Excel keeps 15 digits of a number
+_HINT = "save it again as .xlsx without a password, or save the sheet as CSV"
+
+
+def read_workbook(path: Path, name: str, settings: InputSection) -> Table:
+    """
+    One sheet of a workbook as text; rows without any cell are no rows.
+
+    A row all of whose cells are formulas without a value, errors and the like is a row. The whole sheet is held in
+    memory; Excel ends it at 1,048,576 rows.
+
+    Args:
+        path: The workbook.
+        name: What it is called in messages.
+        settings: `[input]`: `sheet` and `hidden_rows`.
+
+    Raises:
+        InputRefused: It is no workbook, has no data, several sheets or hidden rows of which nobody said what to do
+            with them, its columns' names will not do, or fastexcel is not installed.
+    """
+    sha256 = files.sha256(path)
+    sheet, cells, numbers = _sheet(path, name, settings.sheet)
+    try:
+        known = cells_of(path, sheet)
+    except NotLegible as trouble:
+        raise InputRefused(f"{name} cannot be read as a workbook: {trouble}", hint=_HINT) from trouble
+    cells, numbers, causes = _placed(cells, numbers, known, name)
+    notes: tuple[str, ...] = ()
+    keep = pl.any_horizontal(
+        *((pl.col(column) != "").fill_null(value=False) for column in cells.columns),
+        *(pl.col(column).is_not_null() for column in causes.columns),
+    )
+    if known is not None and known.hidden:
+        keep, notes = _without_hidden(keep, known, name, settings.hidden_rows)
+    causes = _with_rounded(cells, numbers, causes)
+    whole = pl.concat([cells, causes], how="horizontal").with_row_index("_bi_sheet_row").filter(keep)
+    whole = whole.drop("_bi_sheet_row")
+    if whole.is_empty():
+        raise InputRefused(f"{name} has no sheet with data")
+    header, rows = whole.row(0, named=True), whole.slice(1)
+    # A formatted but empty column at the side is no column.
+    marks = {column: f"_bi_doubtful_{place}" for place, column in enumerate(cells.columns)}
+    marks = {column: mark for column, mark in marks.items() if mark in causes.columns}
+    used = [
+        column
+        for column in cells.columns
+        if header[column]
+        or rows[column].null_count() < rows.height
+        or (column in marks and rows[marks[column]].null_count() < rows.height)
+    ]
+    kept = dict(zip(used, kept_names([header[column] for column in used], name), strict=True))
+    texts = [pl.when(pl.col(column) != "").then(pl.col(column)).alias(given) for column, given in kept.items()]
+    return Table(
+        names=list(kept.values()),
+        rows=numbered(rows.lazy().select(*texts, *marks.values())),
+        sha256=sha256,
+        notes=notes,
+        doubtful={kept[column]: mark for column, mark in marks.items() if column in kept},
+    )
+
+
+def _placed(
+    cells: pl.DataFrame, numbers: pl.DataFrame, known: Cells | None, name: str
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """
+    The reader's cells with the rows that it left out at the end, and the causes beside them.
+
+    Returns:
+        The cells, the same as numbers, and a column `_bi_doubtful_{place}` (String) for each column with a cause.
+
+    Raises:
+        InputRefused: The reader's columns are not those of the sheet's XML: a cause could be put beside another cell.
+    """
+    if known is None or not (known.causes or known.hidden):
+        return cells, numbers, pl.DataFrame()
+    first, last = known.columns or (0, -1)
+    if last - first + 1 != cells.width or known.height < cells.height:
+        raise InputRefused(f"{name}: the sheet's cells cannot be told apart with certainty", hint=_HINT)
+    missing = known.height - cells.height
+    if missing:
+        cells = pl.concat([cells, cells.clear(missing)])
+        numbers = pl.concat([numbers, numbers.clear(missing)])
+    by_column: dict[int, list[str | None]] = {}
+    for (row, column), cause in known.causes.items():
+        if not first <= column <= last:
+            # Beside the table, in a column that holds no value at all.
+            continue
+        by_column.setdefault(column - first, [None] * known.height)[row] = cause
+    causes = {f"_bi_doubtful_{place}": by_column[place] for place in sorted(by_column)}
+    return cells, numbers, pl.DataFrame(causes, schema=dict.fromkeys(causes, pl.String()))
+
+
+def _with_rounded(cells: pl.DataFrame, numbers: pl.DataFrame, causes: pl.DataFrame) -> pl.DataFrame:
+    """The causes, and one more: numbers of more digits than a workbook keeps."""
+    for place, column in enumerate(cells.columns):
+        long = (numbers[column].is_not_null() & cells[column].str.contains(_LONG_NUMBER)).fill_null(value=False)
+        if not long.any():
+            continue
+        mark = f"_bi_doubtful_{place}"
+        rounded = cells.select(pl.when(long).then(pl.lit(INEXACT)).alias(mark))[mark]
+        if mark in causes.columns:
+            rounded = causes.select(pl.coalesce(mark, rounded).alias(mark))[mark]
+        causes = causes.with_columns(rounded) if causes.width else rounded.to_frame()
+    return causes
+
+
+def _without_hidden(keep: pl.Expr, known: Cells, name: str, choice: str | None) -> tuple[pl.Expr, tuple[str, ...]]:
+    """
+    What is kept of a sheet with hidden rows, and what is said of it.
+
+    Raises:
+        InputRefused: Nobody said what to do with them.
+    """
+    hidden = sorted(known.hidden)
+    if choice is None:
+        raise InputRefused(
+            f"{name} has {len(hidden)} hidden or filtered-out rows (the first is row {hidden[0] + 1} of the sheet)",
+            hint='set [input] hidden_rows = "take" or "leave"',
+        )
+    if choice == "take":
+        return keep, (f"{len(hidden)} hidden rows of the sheet are taken",)
+    return keep & ~pl.col("_bi_sheet_row").is_in(hidden), (f"{len(hidden)} hidden rows of the sheet are left out",)
+
+
+def _sheet(path: Path, name: str, chosen: str | int | None) -> tuple[str, pl.DataFrame, pl.DataFrame]:
+    """The sheet's name, its cells as text from its first row, and the same read as booleans."""
+    try:
+        import fastexcel
+    except ImportError as trouble:
+        raise InputRefused(
+            f"{name} is a workbook, and the part that reads workbooks is not installed",
+            hint="pip install 'bulkissue[xlsx]', or save the sheet as CSV",
+        ) from trouble
+    try:
+        book = fastexcel.read_excel(path)
+        sheet = _chosen(book, name, chosen)
+        # skip_rows=0 keeps blank rows on top, so that both readings have the same rows, and the sheet's own numbers.
+        cells = book.load_sheet(sheet, header_row=None, skip_rows=0, dtypes="string").to_polars()
+        # Read as booleans, a number is true or false and a text is null; nothing else tells them apart.
+        numbers = book.load_sheet(sheet, header_row=None, skip_rows=0, dtypes="boolean").to_polars()
+    except fastexcel.FastExcelError as trouble:
+        raise InputRefused(f"{name} cannot be read as a workbook", hint=_HINT) from trouble
+    return sheet, cells, numbers
+
+
+def _chosen(book: "fastexcel.ExcelReader", name: str, chosen: str | int | None) -> str:
+    """The sheet to read: the one that the job names, or the only visible one that has cells."""
+    names: list[str] = book.sheet_names
+    if isinstance(chosen, int) and 1 <= chosen <= len(names):
+        return names[chosen - 1]
+    if chosen in names:
+        return str(chosen)
+    if chosen is not None:
+        raise InputRefused(
+            f"{name} has no sheet {chosen!r}: its sheets are {', '.join(names)}",
+            hint="[input] sheet is a sheet's name, or its number from 1",
+        )
+    sheets = [book.load_sheet(sheet, header_row=None, n_rows=1, dtypes="string") for sheet in names]
+    filled = [sheet.name for sheet in sheets if sheet.visible == "visible" and sheet.height]
+    if not filled:
+        raise InputRefused(f"{name} has no sheet with data")
+    if len(filled) > 1:
+        raise InputRefused(
+            f"{name} has {len(filled)} sheets with cells: {', '.join(filled)}",
+            hint=f'say which one: [input] sheet = "{filled[0]}"',
+        )
+    return str(filled[0])
