@@ -299,7 +299,7 @@ def _layout(text: Path, name: str, named: str | None) -> _Layout:
         delimiter = named
     elif said:
         delimiter = said[1]
-    elif name.lower().endswith(".tsv"):
+    elif text.suffix == ".tsv" or name.lower().endswith(".tsv"):
         delimiter = "\t"
     else:
         delimiter = _recognised_delimiter(lines[skipped:])

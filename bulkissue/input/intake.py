@@ -15,11 +15,13 @@ from tempfile import TemporaryDirectory
 import polars as pl
 
 from bulkissue.errors import InputRefused
-from bulkissue.files import replacing_path, room_for
+from bulkissue.files import replacing_path, room_for, sha256
 from bulkissue.input import delimited, lineage, tables, workbook
 from bulkissue.input.column_mapping import Form, find_roles
+from bulkissue.input.json_lines import read_json_lines
 from bulkissue.input.lineage import Kind
 from bulkissue.input.tables import OWN_MESSAGE, OWN_REASON, Table
+from bulkissue.input.unpacking import is_packed, unpack
 from bulkissue.job.model import InputSection
 from bulkissue.outcomes import IDENTIFIER_TYPES
 
@@ -28,7 +30,6 @@ _ROW_GROUP = 1 << 17
 
 #: How files begin that are neither text nor a table we read.
 _FOREIGN = {
-    b"\x1f\x8b": "a gzip archive",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook, or one with a password",
     b"%PDF": "a PDF",
 }
@@ -182,6 +183,15 @@ def _read(path: Path, base: Path, settings: InputSection, target: str, folder: P
 
 def _table(path: Path, name: str, head: bytes, settings: InputSection, folder: Path) -> Table:
     """Read a file as what its first bytes say it is, whatever its name."""
+    if is_packed(head, path):
+        inner = unpack(path, name, head, folder)
+        with inner.path.open("rb") as opened:
+            first = opened.read(4)
+        if is_packed(first, inner.path):
+            raise InputRefused(f"{name} is packed twice", hint="unpack it first")
+        return replace(_table(inner.path, name, first, settings, folder), sha256=sha256(path))
+    if path.suffix.lower() in {".jsonl", ".ndjson"}:
+        return read_json_lines(path, name, folder)
     if head == b"PAR1" or path.suffix.lower() == ".parquet":
         return tables.read_parquet(path, name)
     if head == b"PK\x03\x04":

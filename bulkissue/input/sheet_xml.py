@@ -60,16 +60,16 @@ def cells_of(path: Path, sheet: str) -> Cells | None:
         sheet: The sheet's name.
 
     Returns:
-        What is to be known of its cells; None where every cell is as it was written and no row is hidden, or where
-        the workbook is of another format.
+        What is to be known of its cells; None where every cell is as it was written and no row is hidden.
 
     Raises:
-        NotLegible: The XML is broken, or not as the format has it.
+        NotLegible: The XML is broken, or not as the format has it; or the workbook is of another format, of which it
+            cannot be told what its cells are (.xlsb, .ods).
     """
     try:
         with zipfile.ZipFile(path) as book:
             if "xl/workbook.xml" not in book.namelist():
-                return None
+                raise NotLegible("it is no .xlsx workbook")
             part = _part_of(book, sheet)
             styles = _styles(book)
             if not any(styles) and not _is_suspicious(book, part):

@@ -25,7 +25,7 @@ from bulkissue.job.model import SETTINGS, Job, at
 from bulkissue.job.problems import disagreements, explained, nearest, quoted, shown
 
 #: What intake can read, by the end of the file's name.
-ENDINGS = ("csv", "tsv", "txt", "parquet", "xlsx")
+ENDINGS = ("csv", "tsv", "txt", "jsonl", "ndjson", "parquet", "xlsx", "gz", "zst", "zip")
 
 _FROM_ENVIRONMENT = ("api.limits", "guards", "reconcile")
 _VARIABLES: dict[str, str] = {
@@ -284,6 +284,8 @@ def _left_out(path: Path) -> bool:
 def _trouble(path: Path) -> str:
     if path.is_dir():
         return f"is a folder; name the files in it, such as {path / '*.csv'}"
+    if path.exists() and not path.is_file():
+        return "is a pipe or a device, and not a file"  # opening it could wait for ever
     if path.suffix[1:].lower() not in ENDINGS:
         return f"its name does not end in one of {', '.join(ENDINGS)}"
     try:
