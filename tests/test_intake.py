@@ -753,6 +753,41 @@ def test_hidden_rows(take, refused):
     assert left.file.notes == ("1 hidden rows of the sheet are left out",)
 
 
+def test_a_file_without_column_names(take):
+    """Without a header the first line is a customer, and columns are named by their number, in text and workbooks."""
+    one = [("919986000501", "Mira"), ("919986000502", "Zoe")]
+    mapping = {"mobile": "column_1"}
+    text = "919986000501,Mira\n919986000502,Zoe\n"
+    quoted = '919986000501,"Mira"\n919986000502,"Zoe"\n'
+
+    def fill(book):
+        page = book.add_worksheet()
+        for number, cells in enumerate(one):
+            page.write_row(number, 0, cells)
+
+    sheet = workbook(fill)
+    for name, content in (("a.csv", text), ("b.csv", quoted), ("c.xlsx", sheet)):
+        taken = take({name: content}, header=False, columns=mapping)
+        assert (taken.said.columns, taken.cells()) == (("column_1", "column_2"), one)
+
+
+def test_names_below_a_title(take, refused):
+    """What stands above the row of column names is left out, and that is said."""
+    text = "Customers of November\n\nMobile,Name\n919986000501,Mira\n"
+
+    def fill(book):
+        sheet = book.add_worksheet()
+        sheet.write(0, 0, "Customers of November")
+        sheet.write_row(2, 0, ["Mobile", "Name"])
+        sheet.write_row(3, 0, ["919986000501", "Mira"])
+
+    for name, content in (("a.csv", text), ("b.csv", text.replace("Mira", '"Mira"')), ("c.xlsx", workbook(fill))):
+        taken = take({name: content}, header_row=3)
+        assert (taken.said.columns, taken.cells()) == (("Mobile", "Name"), [("919986000501", "Mira")])
+        assert "above" in taken.file.notes[0]
+    assert "nothing from line 9 on" in refused(text, header_row=9)
+
+
 def test_a_sheet_that_is_no_xml(refused):
     """A workbook whose styles are broken is refused in words, as its cells could be anything."""
     content = io.BytesIO(workbook(lambda book: book.add_worksheet().write(0, 0, "Mobile")))

@@ -21,7 +21,7 @@ import polars as pl
 from bulkissue.errors import InputRefused
 from bulkissue.files import room_for
 from bulkissue.input.column_mapping import kept_names
-from bulkissue.input.tables import OWN_MESSAGE, OWN_REASON, OWN_ROW, Table
+from bulkissue.input.tables import OWN_MESSAGE, OWN_REASON, OWN_ROW, Table, numbered_names
 from bulkissue.job.model import InputSection
 
 _PIECE = 1 << 20  # bytes
@@ -75,8 +75,10 @@ def read_text(path: Path, name: str, settings: InputSection, folder: Path) -> Ta
             f"{name}: line {_line_at(text, survey.nul)} has a zero byte; this is no text, or its end was never written",
             hint="export it again; for UTF-16 without a byte-order mark set [input] encoding",
         )
-    layout = _layout(text, name, settings.delimiter)
-    names = kept_names(layout.header, name)
+    layout = _layout(text, name, settings)
+    names = kept_names(layout.header, name) if settings.header else numbered_names(len(layout.header))
+    if settings.header_row > 1:
+        notes = (*notes, f"the lines above line {settings.header_row} are left out")
     if survey.quotes or survey.lone_returns:
         rows = _quoted(text, name, names, layout, folder)
     else:
@@ -274,7 +276,8 @@ class _Layout:
     Attributes:
         delimiter: One character.
         header: The fields of the first line that is not blank, as written.
-        lines: How many lines there are up to and with the column names.
+        lines: How many lines there are up to and with the column names, where there are names; else before the first
+            row.
     """
 
     delimiter: str
@@ -282,7 +285,7 @@ class _Layout:
     lines: int
 
 
-def _layout(text: Path, name: str, named: str | None) -> _Layout:
+def _layout(text: Path, name: str, settings: InputSection) -> _Layout:
     with text.open("rb") as file:
         head = file.read(_HEAD)
         whole = not file.read(1)
@@ -295,8 +298,9 @@ def _layout(text: Path, name: str, named: str | None) -> _Layout:
     said = re.fullmatch(r'"?sep=(.)"?\s*', lines[0], re.IGNORECASE) if lines else None  # Excel's own first line
     if said:
         skipped = 1
-    if named is not None:
-        delimiter = named
+    skipped = max(skipped, settings.header_row - 1)
+    if settings.delimiter is not None:
+        delimiter = settings.delimiter
     elif said:
         delimiter = said[1]
     elif text.suffix == ".tsv" or name.lower().endswith(".tsv"):
@@ -312,8 +316,10 @@ def _layout(text: Path, name: str, named: str | None) -> _Layout:
             hint="close the quote, or remove it",
         ) from trouble
     if header is None:
+        if skipped:
+            raise InputRefused(f"{name} has nothing from line {skipped + 1} on", hint="check [input] header_row")
         raise InputRefused(f"{name} is empty", hint="the first line must be the column names")
-    return _Layout(delimiter, header, skipped + reader.line_num)
+    return _Layout(delimiter, header, skipped + (reader.line_num if settings.header else 0))
 
 
 def _recognised_delimiter(lines: list[str]) -> str:

@@ -107,6 +107,11 @@ def _field(place: int) -> str:
     return f"_bi_field_{place}"
 
 
+def numbered_names(width: int) -> list[str]:
+    """The columns' names of a file without any: `column_1`, `column_2`, …"""
+    return [f"column_{place}" for place in range(1, width + 1)]
+
+
 def numbered(cells: pl.LazyFrame) -> pl.LazyFrame:
     """A table without unreadable rows."""
     return cells.with_row_index(OWN_ROW, 1).with_columns(

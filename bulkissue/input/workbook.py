@@ -13,7 +13,7 @@ from bulkissue import files
 from bulkissue.errors import InputRefused
 from bulkissue.input.column_mapping import kept_names
 from bulkissue.input.sheet_xml import Cells, NotLegible, cells_of
-from bulkissue.input.tables import INEXACT, Table, numbered
+from bulkissue.input.tables import INEXACT, Table, numbered, numbered_names
 from bulkissue.job.model import InputSection
 
 if TYPE_CHECKING:
@@ -54,11 +54,13 @@ def read_workbook(path: Path, name: str, settings: InputSection) -> Table:
     if known is not None and known.hidden:
         keep, notes = _without_hidden(keep, known, name, settings.hidden_rows)
     causes = _with_rounded(cells, numbers, causes)
-    whole = pl.concat([cells, causes], how="horizontal").with_row_index("_bi_sheet_row").filter(keep)
-    whole = whole.drop("_bi_sheet_row")
+    whole = pl.concat([cells, causes], how="horizontal").with_row_index("_bi_sheet_row")
+    whole = whole.filter(keep, pl.col("_bi_sheet_row") >= settings.header_row - 1).drop("_bi_sheet_row")
+    if settings.header_row > 1:
+        notes = (*notes, f"the rows above row {settings.header_row} of the sheet are left out")
     if whole.is_empty():
         raise InputRefused(f"{name} has no sheet with data")
-    header, rows = whole.row(0, named=True), whole.slice(1)
+    header, rows = whole.row(0, named=True), whole.slice(1 if settings.header else 0)
     # A formatted but empty column at the side is no column.
     marks = {column: f"_bi_doubtful_{place}" for place, column in enumerate(cells.columns)}
     marks = {column: mark for column, mark in marks.items() if mark in causes.columns}
@@ -69,7 +71,8 @@ def read_workbook(path: Path, name: str, settings: InputSection) -> Table:
         or rows[column].null_count() < rows.height
         or (column in marks and rows[marks[column]].null_count() < rows.height)
     ]
-    kept = dict(zip(used, kept_names([header[column] for column in used], name), strict=True))
+    named = kept_names([header[column] for column in used], name) if settings.header else numbered_names(len(used))
+    kept = dict(zip(used, named, strict=True))
     texts = [pl.when(pl.col(column) != "").then(pl.col(column)).alias(given) for column, given in kept.items()]
     return Table(
         names=list(kept.values()),

@@ -209,6 +209,12 @@ class InputSection(Section):
     paths: list[_Path] = Field(default=[], description="Files or patterns, relative to the job file.")
     encoding: _Encoding | None = Field(default=None, description="Recognised if left out.")
     delimiter: _Delimiter | None = Field(default=None, description="One character, or tab; recognised if left out.")
+    header: bool = Field(
+        default=True, description="false: the first line is a customer; columns are named column_1, column_2, …"
+    )
+    header_row: _SheetNumber = Field(
+        default=1, description="The line, or row of the sheet, where the names stand; what is above is left out."
+    )
     sheet: _SheetName | _SheetNumber | None = Field(
         default=None, description="Of a workbook, by name or number from 1; needed where several have cells."
     )
