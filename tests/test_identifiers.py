@@ -58,16 +58,16 @@ def one(role, cell, **settings):
         ("99860.00", "validate.mobile_length"),
         ("12345678", "validate.mobile_length"),
         ("1234567890123456", "validate.mobile_length"),
-        ("-", "validate.mobile_length"),
+        ("-", "validate.identifier_missing"),
         ("09986000586", "validate.mobile_leading_zero"),
         ("000919986000586", "validate.mobile_leading_zero"),
         ("+0919986000586", "validate.mobile_leading_zero"),
-        ("tel:+919986000586", "validate.mobile_characters"),
+        ("tel:+919986000586", "919986000586"),
         ("++919986000586", "validate.mobile_characters"),
         ("91+9986000586", "validate.mobile_characters"),
         ("919986000586x", "validate.mobile_characters"),
-        ("٩١٩٩٨٦٠٠٠٥٨٦", "validate.mobile_characters"),
-        ("９１９９８６０００５８６", "validate.mobile_characters"),
+        ("٩١٩٩٨٦٠٠٠٥٨٦", "919986000586"),
+        ("９１９９８６０００５８６", "919986000586"),
         ("not known", "validate.mobile_characters"),
         ("", "validate.identifier_missing"),
         (" \u00a0\u200b", "validate.identifier_missing"),
@@ -190,7 +190,21 @@ def test_email(cell, expected):
         ("  AB-12 3 ", "AB-12 3"),
         ("7E10", "7E10"),
         ("1.5", "1.5"),
-        ("'007", "'007"),
+        ("'007", "007"),
+        ('="007"', "007"),
+        ("\u201cAB7\u201d", "AB7"),
+        ("NULL", "validate.identifier_missing"),
+        ("n/a", "validate.identifier_missing"),
+        ("-", "validate.identifier_missing"),
+        ("None 5", "None 5"),
+        ("12345.0", "validate.external_id_decimal"),
+        ("2026-11-01 00:00:00", "validate.external_id_date"),
+        ("#REF!", "validate.external_id_error"),
+        ("Total: 400", "validate.external_id_no_customer"),
+        ("(400 rows affected)", "validate.external_id_no_customer"),
+        ("Totalia", "Totalia"),
+        ("AB\u200b7", "validate.external_id_characters"),
+        ("AB\u00a07", "validate.external_id_characters"),
         ("é" * 50, "é" * 50),
         ("x" * 51, "validate.external_id_length"),
         ("AB\x01", "validate.external_id_characters"),
@@ -406,3 +420,53 @@ def test_no_mobile_is_ambiguous_alone():
     rejected = frame.with_columns(reason=pl.lit("validate.source_missing"))
     assert not ambiguous_mobiles(rejected, IdentifiersSection()).any()
     assert ambiguous_mobiles(frame.clear(), IdentifiersSection()).to_list() == []
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        ("9986000586", "919986000586"),
+        ("919986000586", "919986000586"),
+        ("+447911123456", "447911123456"),
+        ("00447911123456", "447911123456"),
+        ("447911123456", "validate.mobile_length"),
+        ("998600058", "validate.mobile_length"),
+        ("99860005861", "validate.mobile_length"),
+        ("91998600058", "validate.mobile_length"),
+        ("99860 005861", "validate.mobile_length"),
+        ("91 99860 00586", "919986000586"),
+    ],
+)
+def test_a_mobile_has_as_many_digits_as_its_country_has(cell, expected):
+    """With a country code, digits that nothing says to be international are a whole number of that country."""
+    assert one("mobile", cell, country_code="91") == expected
+
+
+def test_an_external_id_by_pattern():
+    """With a pattern, an external id matches it as a whole or is rejected, on the short way and on the long."""
+    settings = {"external_id": {"pattern": "M[0-9]{4}|é+"}}
+    assert one("external_id", "M1234", **settings) == "M1234"
+    assert one("external_id", "éé", **settings) == "éé"
+    assert one("external_id", "M12345", **settings) == "validate.external_id_pattern"
+    assert one("external_id", "XM1234", **settings) == "validate.external_id_pattern"
+
+
+def test_one_name_in_two_spellings():
+    """Two Unicode spellings of one external id are one customer; each is sent as it stands."""
+    frame = rows(x=["Zo\u00e9", "Zoe\u0301"])
+    found = identify(frame, {"external_id": "x"}, "wide", IdentifiersSection(), NO_SOURCE).collect()
+    assert found["compare_key"].n_unique() == 1
+    assert found["identifier"].to_list() == ["Zo\u00e9", "Zoe\u0301"]
+
+
+def test_the_header_again():
+    """A cell that is its column's own name is no customer."""
+    frame = rows(Loyalty=["Loyalty", "Loyalty7"])
+    found = identify(frame, {"external_id": "Loyalty"}, "wide", IdentifiersSection(), NO_SOURCE).collect()
+    assert found["reason"].to_list() == ["validate.external_id_no_customer", None]
+
+
+@pytest.mark.parametrize("cell", ["'a@x.org", '"a@x.org"', '="a@x.org"', "\u201ca@x.org\u201d", "a@x.org"])
+def test_quotes_around_an_email(cell):
+    """Quotation marks around an email, and a spreadsheet's mark before it, are not sent with it."""
+    assert one("email", cell) == "a@x.org"

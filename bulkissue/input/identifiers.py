@@ -37,9 +37,19 @@ _ANY_EMAIL = (
 _AS_IT_STANDS = {
     "id": r"^[1-9][0-9]{0,17}$",
     "mobile": r"^[1-9][0-9]{8,14}$",
-    "email": _ASCII_EMAIL,
-    "external_id": r"^[0-9A-Za-z_-]{1,50}$",
+    "email": r"^[A-Za-z0-9]" + _ASCII_EMAIL.removeprefix("^").replace("{1,64}", "{0,63}", 1),
+    # With a digit in it: NULL, none and Total are looked at.
+    "external_id": r"^[A-Za-z_-]*[0-9][0-9A-Za-z_-]*$",
 }
+#: What programs write where there is nothing.
+_WORDS_FOR_NOTHING = ("null", "n/a", "#n/a", "nan", "none", "-")
+#: ="0791…" and '0791… make a spreadsheet leave a text alone; a text may stand in quotation marks of any kind.
+_WRAPPED = r"^=?[\"\u{201c}\u{201d}\u{201e}\u{ab}\u{bb}](.*)[\"\u{201c}\u{201d}\u{ab}\u{bb}]$"
+_MARKS_IN_FRONT = "'\u2018\u2019"
+#: Full-width, Arabic, Persian and Devanagari digits are digits.
+_DIGITS = {chr(zero + digit): str(digit) for zero in (0xFF10, 0x660, 0x6F0, 0x966) for digit in range(10)}
+_TOTAL = r"(?i)^\(?(?:(?:grand|sub)[ -]?)?totals?\b|^\(?[0-9]+ (?:rows?|records?)\b|^(?:sum|count)$"
+_DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[ T][0-9]{2}:[0-9]{2}.*)?$|^[0-9]{2}:[0-9]{2}:[0-9]{2}$"
 
 
 def identified(
@@ -100,8 +110,11 @@ def identify(
             )
         elif identifier_type == "mobile":
             frame = _mobiles(frame, settings.country_code, settings.national_length)
+        elif identifier_type == "external_id":
+            header = columns.get("external_id", columns.get("identifier", ""))
+            frame = _external_ids(frame, settings.external_id.pattern, header)
         else:
-            frame = {"id": _ids, "email": _emails, "external_id": _external_ids}[identifier_type](frame)
+            frame = {"id": _ids, "email": _emails}[identifier_type](frame)
     frame = _first_usable(frame, types)
     frame = _sources(frame, settings.default_source, carried)
     return _verdicts(frame, carried)
@@ -132,7 +145,11 @@ def _as_it_stands(
         value = key = pl.when(national).then(pl.lit(settings.country_code) + cell).otherwise(cell)
     if "email" in chosen:
         key = pl.when(chosen["email"]).then(cell.str.to_lowercase()).otherwise(value)
-    longest = {"email": cell.str.len_bytes() <= 254, "mobile": value.str.len_bytes() <= 15}
+    longest = {
+        "email": cell.str.len_bytes() <= 254,
+        "mobile": _has_a_length(value, settings.country_code, settings.national_length),
+        "external_id": (cell.str.len_bytes() <= 50) & _fits(cell, settings.external_id.pattern),
+    }
     in_order, source = pl.lit(value=False), _NOTHING
     for known in dict.fromkeys(carried.values()):
         within = [name for name in chosen if carried[name] == known]
@@ -209,9 +226,32 @@ def ambiguous_mobiles(frame: pl.DataFrame, settings: IdentifiersSection) -> pl.S
     return frame.select(mark.fill_null(value=False)).to_series()
 
 
+def _has_a_length(number: pl.Expr, country_code: str | None, national_length: int) -> pl.Expr:
+    """Whether digits that nothing else says to be international are as many as a number of the country has."""
+    length = number.str.len_bytes()
+    if country_code is None:
+        return length.is_between(9, 15)
+    whole = len(country_code) + national_length
+    return (length == whole) & number.str.starts_with(country_code)
+
+
+def _fits(text: pl.Expr, pattern: str | None) -> pl.Expr:
+    return pl.lit(value=True) if pattern is None else text.str.contains(f"^(?:{pattern})$")
+
+
+def _unwrapped(cell: pl.Expr) -> pl.Expr:
+    """A cell without a spreadsheet's or a writer's marks around it; words for nothing are empty."""
+    bare = cell.str.replace(_WRAPPED, "$1").str.strip_chars_start(_MARKS_IN_FRONT).str.strip_chars(INVISIBLE)
+    marked = cell.str.contains("^[=\"'\u2018\u2019\u201c\u201d\u201e\u00ab\u00bb]")
+    text = pl.when(marked).then(bare).otherwise(cell)
+    short = text.str.len_bytes() <= max(map(len, _WORDS_FOR_NOTHING))
+    return pl.when(short & text.str.to_lowercase().is_in(_WORDS_FOR_NOTHING)).then(pl.lit("")).otherwise(text)
+
+
 def _cells(rows: pl.LazyFrame, columns: Mapping[str, str]) -> pl.LazyFrame:
     """The cells that matter, by role, without what is invisible around them; empty ones null. And intake's verdict."""
     trimmed = {role: pl.col(header).str.strip_chars(INVISIBLE) for role, header in columns.items()}
+    trimmed |= {role: _unwrapped(cell) for role, cell in trimmed.items() if role in (*IDENTIFIER_TYPES, "identifier")}
     absent = {role: _NOTHING for role in SPELLINGS if role not in columns}
     return rows.select(
         pl.col("_bi_reason").alias("given_reason"),
@@ -295,7 +335,11 @@ def _mobiles(frame: pl.LazyFrame, country_code: str | None, national_length: int
     dialled = pl.col("mobile_dialled")
     frame = (
         frame.with_columns(
-            mobile_messy=pl.when(~text.str.contains(r"^[1-9][0-9]*$")).then(text.str.strip_chars_start("'" + INVISIBLE))
+            mobile_messy=pl.when(~text.str.contains(r"^[1-9][0-9]*$")).then(
+                text.str.replace(r"(?i)^tel:", "")
+                .str.strip_chars_start("'" + INVISIBLE)
+                .str.replace_many(list(_DIGITS), list(_DIGITS.values()))
+            )
         )
         # 919986000586.0 is a float column's text. It is mended before dots go: 9199860005860 would be someone else.
         .with_columns(
@@ -334,6 +378,8 @@ def _mobiles(frame: pl.LazyFrame, country_code: str | None, national_length: int
         .then(pl.lit("validate.mobile_leading_zero"))
         .when(~text.str.len_bytes().is_between(9, 15))
         .then(pl.lit("validate.mobile_length"))
+        .when(~pl.col("mobile_international") & ~_has_a_length(text, country_code, national_length))
+        .then(pl.lit("validate.mobile_length"))
     ).with_columns(mobile=pl.when(pl.col("mobile_reason").is_null()).then(text))
 
 
@@ -357,21 +403,32 @@ def _emails(frame: pl.LazyFrame) -> pl.LazyFrame:
     ).with_columns(email=pl.when(pl.col("email_reason").is_null()).then(text))
 
 
-def _external_ids(frame: pl.LazyFrame) -> pl.LazyFrame:
+def _external_ids(frame: pl.LazyFrame, pattern: str | None, header: str) -> pl.LazyFrame:
     """
     `external_id`: at most 50 characters, kept with its leading zeros. Adds `external_id_reason`.
 
-    7E10 is a legal one, 1.2E+10 is a spreadsheet's damage.
+    7E10 is a legal one, 1.2E+10 is a spreadsheet's damage; so are 12345.0, a date, and #REF!. A total below the table
+    and the column's own name are no customers.
     """
     text = pl.col("external_id")
-    messy = pl.when(~text.str.contains(r"^[0-9A-Za-z_-]{1,50}$")).then(text)
+    messy = pl.when(~text.str.contains(_AS_IT_STANDS["external_id"])).then(text)
     return frame.with_columns(
-        external_id_reason=pl.when(messy.str.len_chars() > 50)
+        external_id_reason=pl.when(text.str.len_chars() > 50)
         .then(pl.lit("validate.external_id_length"))
-        .when(messy.str.contains(r"\p{Cc}"))
+        .when(messy.str.contains(r"\p{Cc}|\p{Cf}|[\s--\x20]"))
         .then(pl.lit("validate.external_id_characters"))
         .when(messy.str.contains(r"^[+-]?[0-9]+(?:[.,][0-9]+[eE][+-]?|[eE]\+)[0-9]+$"))
         .then(pl.lit("validate.external_id_scientific"))
+        .when(messy.str.contains(r"^[0-9]+\.0+$"))
+        .then(pl.lit("validate.external_id_decimal"))
+        .when(text.str.contains(_DATE))
+        .then(pl.lit("validate.external_id_date"))
+        .when(messy.str.contains(r"^#[A-Z/0!?]+[!?]$"))
+        .then(pl.lit("validate.external_id_error"))
+        .when(messy.str.contains(_TOTAL) | (text == header))
+        .then(pl.lit("validate.external_id_no_customer"))
+        .when(~_fits(text, pattern))
+        .then(pl.lit("validate.external_id_pattern"))
     ).with_columns(external_id=pl.when(pl.col("external_id_reason").is_null()).then(text))
 
 
@@ -383,7 +440,9 @@ def _first_usable(frame: pl.LazyFrame, types: Sequence[str]) -> pl.LazyFrame:
     first cell that is not empty.
     """
     reasons = [f"{t}_reason" for t in types]
-    keys = {"email": pl.col("email").str.to_lowercase()}
+    # One name may be written in two ways that look alike: with é as one character or as two.
+    composed = pl.col("external_id").str.normalize("NFC")
+    keys = {"email": pl.col("email").str.to_lowercase(), "external_id": composed}
     return frame.with_columns(
         chosen=pl.coalesce(
             *[pl.when(pl.col(t).is_not_null()).then(pl.lit(t)) for t in types],

@@ -224,6 +224,24 @@ class InputSection(Section):
     columns: ColumnsSection = ColumnsSection()
 
 
+def _pattern(text: str) -> str:
+    import polars as pl  # its regular expressions are those that will be used; takes a while to load
+
+    try:
+        pl.Series([""]).str.contains(f"^(?:{text})$")
+    except pl.exceptions.PolarsError:
+        raise ValueError("is no regular expression (of Rust's regex crate: without look-around)") from None
+    return text
+
+
+class ExternalIdSection(Section):
+    """What an external id of the organisation looks like."""
+
+    pattern: Annotated[str, Field(min_length=1), AfterValidator(_pattern)] | None = Field(
+        default=None, description="A regular expression that a whole external id must match, such as M[0-9]{8}."
+    )
+
+
 class IdentifiersSection(Section):
     """How the input's values are read as identifiers."""
 
@@ -237,6 +255,7 @@ class IdentifiersSection(Section):
         default=["id", "mobile", "email", "external_id"],
         description="Wide form: the first of these that is usable is taken.",
     )
+    external_id: ExternalIdSection = ExternalIdSection()
     resolve_customers: bool = Field(
         default=False, description="Look customers up first and de-duplicate by the service's own id."
     )
