@@ -129,7 +129,7 @@ REASONS: dict[str, str] = {
     "validate.mobile_ambiguous": "the same number stands here with and without a country code; set country_code",
     "validate.mobile_characters": "the mobile has characters that no phone number has",
     "validate.mobile_leading_zero": "the mobile begins with 0; write it with its country code",
-    "validate.mobile_length": "the mobile has fewer than 9 or more than 15 digits, or not as many as its country's numbers have",
+    "validate.mobile_length": "the mobile has fewer than 9 or more than 15 digits, or not the number its country has",
     "validate.mobile_scientific": "a spreadsheet turned this mobile into a rounded number",
     "validate.mobile_several": "the cell holds more digits behind a whole number; write one number in a cell",
     "validate.ragged_line": "the line has more or fewer fields than the header",
