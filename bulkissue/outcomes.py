@@ -80,6 +80,8 @@ REASONS: dict[str, str] = {
     "answer.unreadable": "the answer says it worked but cannot be read",
     "crash.no_answer": "the run died after it noted the send and before it noted an answer",
     "dedupe.same_identifier": "the same customer stands earlier in this input",
+    "dedupe.shared_identifier": "the identifier stands beside those of several customers, and so names nobody",
+    "dedupe.first_failed": "the row that was sent for this customer, under another identifier, is proven not issued",
     "dedupe.same_customer": "another identifier of the same customer stands earlier in this input",
     "dedupe.conflict": "the same customer stands here with another source or account; all of them are rejected",
     "dedupe.issued": "an earlier run issued this target to this customer",

@@ -55,6 +55,7 @@ def folder(path: Path, names: Sequence[str | None] = ("x",) * 12) -> derivation.
         reason=pl.when(twice).then(pl.lit("dedupe.same_identifier")),
         message=pl.when(twice).then(pl.lit("the same customer, again")),
         batch=pl.when(~twice).then(row // 4 + 1),
+        first=pl.lit(None),
     )
     plan.select(pl.col(name).cast(kind) for name, kind in PLAN_SCHEMA.items()).write_parquet(path / "plan.parquet")
     return derivation.Run(path, "r", "t", ("name",), rows.height)

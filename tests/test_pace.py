@@ -237,8 +237,8 @@ def test_a_sleep_that_raises() -> None:
 
 @pytest.mark.parametrize(
     ("asked", "minute_began", "waited"),
-    [(7.0, 0.0, 7.0), (0.0, 0.0, 0.0), (None, 10.0, 50.5), (None, 59.0, 1.5)],
-    ids=["as long as asked", "nothing asked", "to the next minute", "the minute is about to end"],
+    [(7.0, 0.0, 7.0), (0.0, 0.0, 0.0), (None, 10.0, 1.0)],
+    ids=["as long as asked", "nothing to wait", "nothing asked"],
 )
 def test_hold(asked: float | None, minute_began: float, waited: float) -> None:
     """After a refusal no lane sends before the wait is over, nor long after."""
@@ -264,15 +264,44 @@ def test_one_moment() -> None:
             await pace.slot()
             pace.accepted()
         assert pace.refused(wait=10.0) == pytest.approx(10.0)
-        slowed = pace.requests_per_minute
-        assert slowed == pytest.approx(194)
         await asyncio.sleep(0.5)
         pace.accepted()  # it was under way
         more = [pace.refused(wait=10.0), pace.refused(wait=9.0), pace.refused(wait=None)]
         assert more == pytest.approx([0.5, 0.0, 0.0])
+        assert pace.requests_per_minute == 1000
+        await pace.slot()
+        await asyncio.sleep(0.01)
+        pace.accepted()
+        slowed = pace.requests_per_minute
+        assert 500 <= slowed < 1000
+        pace.accepted()
         assert pace.requests_per_minute == slowed
 
     simulate(main)
+
+
+def test_trouble() -> None:
+    """Answers that prove nothing hold all lanes for a moment, longer each time, and slow the pace, until a success."""
+
+    async def main(loop: SimulatedTime) -> list[float]:
+        pace, waits = new_pace(loop, 6000), []
+        for _ in range(4):
+            await pace.slot()
+            pace.troubled()
+            pace.troubled()  # of another lane, in the same moment
+            before = loop.time()
+            await pace.slot()
+            waits.append(loop.time() - before)
+        assert pace.requests_per_minute < 0.7 * 6000
+        pace.accepted()
+        pace.troubled()
+        before = loop.time()
+        await pace.slot()
+        waits.append(loop.time() - before)
+        assert pace.waited_in_a_row == 0.0
+        return waits
+
+    assert simulate(main) == pytest.approx([0.25, 0.5, 1, 2, 0.25], abs=0.03)
 
 
 def test_waited_in_a_row() -> None:
@@ -322,7 +351,7 @@ def test_others_had_the_minute(left: int) -> None:
     """Where others left next to nothing of the minute a run began in, it is at its allowance soon after."""
     seen = send_for(8, WholeMinutes(1000, minute=0, taken=1000 - left), 1000)
     assert seen.pace.requests_per_minute == 1000
-    assert len(seen.refused) <= 8
+    assert len(seen.refused) <= 20
     assert len(seen.taken) > 8 * 1000 * 0.5
 
 
@@ -344,17 +373,15 @@ def a_second(wait: float) -> float:
 def test_undisclosed_limit(
     service: Callable[[int], Service], limit: int, tell: Callable[[float], float | None], start: float
 ) -> None:
-    """Under a lower limit nobody told, the pace settles within two minutes and loses under 5 % to refusals."""
-    seen = send_for(4, service(limit), 1000, tell=tell, start=start)
+    """Under a lower limit nobody told, the pace finds it in minutes, at the cost of few refusals."""
+    seen = send_for(10, service(limit), 1000, tell=tell, start=start)
     assert len(seen.refused) < 0.05 * (len(seen.taken) + len(seen.refused))
-    # Settled: at most one more probe of the limit, and its minutes used but for what a wait costs.
-    assert later_than(seen.refused, 120) <= 8
-    assert 0.9 * limit <= seen.pace.requests_per_minute <= 1.05 * limit
-    assert later_than(seen.taken, 120) >= 0.7 * 2 * limit
+    assert later_than(seen.refused, 300) < 0.04 * later_than(seen.taken, 300)
+    assert later_than(seen.taken, 300) >= 0.85 * 5 * limit
 
 
 def test_limit_that_goes_away() -> None:
-    """When the service takes more again, the pace finds back to the allowance within half an hour."""
+    """When the service takes more again, the pace finds back to the allowance within minutes."""
 
     @dataclass
     class Lifted:
@@ -363,19 +390,78 @@ def test_limit_that_goes_away() -> None:
         def takes(self, now: float) -> float | None:
             return self.counts.takes(now) if now < 300 else None
 
-    assert send_for(5, Lifted(SlidingMinute(40)), 100).pace.requests_per_minute < 45
-    assert send_for(35, Lifted(SlidingMinute(40)), 100).pace.requests_per_minute == 100
+    assert send_for(5, Lifted(SlidingMinute(40)), 100).pace.requests_per_minute < 50
+    assert send_for(13, Lifted(SlidingMinute(40)), 100).pace.requests_per_minute == 100
 
 
-def test_limit_that_stays() -> None:
-    """Under a limit that stays, the pace tries for more less and less often."""
-    seen = send_for(240, SlidingMinute(20), 30, lanes=2)
-    assert 1 <= later_than(seen.refused, 120 * 60) <= len(seen.refused) / 3
-    assert len(seen.taken) > 0.95 * 240 * 20
+@pytest.mark.parametrize("tell", [rounded_up, nothing, a_second])
+@pytest.mark.parametrize("limit", [20, 60, 300])
+def test_limit_that_stays(limit: int, tell: Callable[[float], float | None]) -> None:
+    """Under a limit that stays for hours, 95 % of it is used and few requests are refused."""
+    seen = send_for(240, SlidingMinute(limit), limit * 3 // 2, lanes=2, tell=tell)
+    assert len(seen.refused) < (0.05 if limit < 60 else 0.02) * len(seen.taken)
+    assert len(seen.taken) > 0.95 * 240 * limit
+
+
+@dataclass
+class Sporadic:
+    """Refuses every thirtieth request, whatever the pace, and takes no other for a second."""
+
+    count: int = 0
+    until: float = 0.0
+
+    def takes(self, now: float) -> float | None:
+        if now < self.until:
+            return self.until - now
+        self.count += 1
+        if self.count % 30:
+            return None
+        self.until = now + 1
+        return 1.0
+
+
+def test_sporadic_refusals() -> None:
+    """One 429 in thirty that asks for a second costs the holds it asks for, and 10 %."""
+    seen = send_for(1, Sporadic(), 6000, tell=a_second)
+    assert seen.taken[599] <= 1.1 * (600 / 6000 * 60 + 600 // 29)
+
+
+@dataclass
+class Shared:
+    """A limit of which others take half, evenly, from a minute on until they leave."""
+
+    counts: Service
+    limit: int
+    until: float = math.inf
+    others: float = 60.0
+
+    def takes(self, now: float) -> float | None:
+        while self.others <= min(now, self.until):
+            self.counts.takes(self.others)
+            self.others += 120 / self.limit
+        return self.counts.takes(now)
+
+
+@pytest.mark.parametrize("tell", [rounded_up, nothing, a_second])
+@pytest.mark.parametrize("service", [SlidingMinute, WholeMinutes])
+@pytest.mark.parametrize("limit", [200, 600, 6000])
+def test_others_take_half(service, limit: int, tell: Callable[[float], float | None]) -> None:
+    """
+    Where others take half, 90 % of what is left is used and few requests are refused; two minutes after they left,
+    90 % of the whole is.
+    """
+    seen = send_for(34, Shared(service(limit), limit, until=1800), limit, tell=tell)
+    between = [one for one in seen.taken if 300 < one <= 1800]
+    refused = [one for one in seen.refused if 300 < one <= 1800]
+    after = [one for one in seen.taken if 1920 < one <= 2040]
+    assert len(between) >= 0.9 * limit / 2 * 25
+    # Of a hundred requests a minute, four refusals are one every quarter of a minute, with the lanes that hear it.
+    assert len(refused) < (0.02 if limit >= 600 else 0.04) * (len(between) + len(refused))
+    assert len(after) >= 0.9 * 2 * limit
 
 
 def test_never_under_one() -> None:
     """However often it is refused, at least one request per minute leaves."""
     seen = send_for(20, SlidingMinute(1), 5, lanes=2)
     assert seen.pace.requests_per_minute >= 1
-    assert len(seen.taken) >= 15
+    assert len(seen.taken) >= 12

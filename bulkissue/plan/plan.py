@@ -5,7 +5,7 @@ Pure but for the two Parquet files it reads and writes: the same input, job, his
 the same plan, byte for byte. It must never depend on a clock, a run id or the order of threads.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from bulkissue.input.identifiers import ambiguous_mobiles, identified
 from bulkissue.input.intake import Intake
 from bulkissue.job.model import Job
 from bulkissue.outcomes import IDENTIFIER_TYPES, REASONS, Outcome
+from bulkissue.plan.same_customer import SHARED, STRENGTH, ends
 from bulkissue.service.endpoints import ROUTES, routes_of
 from bulkissue.state.journal import SENT
 
@@ -28,6 +29,7 @@ _NULL_WHERE_EMPTY = ("source", "account_id")
 
 #: plan.parquet, one line for each row of input.parquet and in its order. `compare_key` is null where it
 #: equals `identifier`; `outcome`, `reason` and `message` are null where the row is to be sent, `batch` where not.
+#: `first` is the row that is sent for the customer of a duplicate under another identifier, else null.
 #: In the file `source` and `account_id` are null where they are empty.
 PLAN_SCHEMA = pl.Schema(
     {
@@ -41,6 +43,7 @@ PLAN_SCHEMA = pl.Schema(
         "reason": pl.String(),
         "message": pl.String(),
         "batch": pl.UInt32(),
+        "first": pl.UInt32(),
     }
 )
 
@@ -149,8 +152,98 @@ def customers_of(input_path: Path, intake: Intake, job: Job) -> pl.DataFrame:
 
 
 def _distinct(input_path: Path, intake: Intake, job: Job) -> pl.DataFrame:
-    """Every row; without an outcome those whose identifier is usable and stands for the first time."""
-    return _settle_repeats(_reject_ambiguous(_identified(input_path, intake, job), job), input_path)
+    """Every row; without an outcome those whose identifier is usable and whose customer stands for the first time."""
+    rows = _reject_ambiguous(_identified(input_path, intake, job), job)
+    rows = rows.with_columns(pl.lit(None, pl.UInt32).alias("first"))
+    known = _known_by(input_path, intake, job, rows)
+    if known is None:
+        return _settle_repeats(rows, input_path)
+    rows, customer = _without_shared(rows, known, job)
+    attempts = pl.scan_parquet(input_path, glob=False).select("_bi_attempts").collect().to_series()
+    rows = rows.with_columns(customer.alias("customer"), attempts.alias("tried"))
+    return _settle_repeats(rows, input_path, ("customer",)).drop("customer", "tried")
+
+
+def _known_by(input_path: Path, intake: Intake, job: Job, rows: pl.DataFrame) -> pl.DataFrame | None:
+    """
+    The compare keys of every row's usable identifiers; None where no row can have more than one.
+
+    Args:
+        input_path: The run's `input.parquet`.
+        intake: What was read into it.
+        job: How identifiers are read.
+        rows: Every row as `_identified` gives it.
+
+    Returns:
+        A column for each of `STRENGTH` (String, null where the row has none), in the order of `rows`; and
+        `_bi_email` and `_bi_external_id`, as they would be sent.
+    """
+    wide = [file for file in intake.files if file.form == "wide" and len(set(file.columns) & set(STRENGTH)) > 1]
+    if not wide:
+        return None
+    parts, offset = [], 0
+    cells = pl.scan_parquet(input_path, glob=False)
+    for file in intake.files:
+        kinds = [kind for kind in STRENGTH if kind in file.columns] if file in wide else []
+        for start in range(offset, offset + file.rows, _SLICE):
+            size = min(_SLICE, offset + file.rows - start)
+            sent = rows.slice(start, size)
+            usable = pl.col("outcome").is_null()
+            part = sent.select(
+                pl.when(usable, pl.col("identifier_type") == kind).then("compare_key").alias(kind) for kind in STRENGTH
+            )
+            nothing = pl.Series([None], dtype=pl.String).new_from_index(0, part.height)
+            written = {f"_bi_{kind}": nothing for kind in ("email", "external_id")}
+            for kind in kinds:
+                needed = [file.columns[kind], "_bi_reason", "_bi_message"]
+                alone = job.identifiers.model_copy(update={"prefer": [kind]})
+                read = cells.select(needed).slice(start, size).collect()
+                found = identified(read, {kind: file.columns[kind]}, "wide", alone, {kind: None})
+                part = part.with_columns(pl.coalesce(kind, found["compare_key"]).alias(kind))
+                if kind in {"email", "external_id"}:
+                    written[f"_bi_{kind}"] = found["identifier"]
+            parts.append(part.with_columns(**written))
+        offset += file.rows
+    return pl.concat(parts) if parts else None
+
+
+def _without_shared(rows: pl.DataFrame, known: pl.DataFrame, job: Job) -> tuple[pl.DataFrame, pl.Series]:
+    """
+    The rows, sent by an identifier that is not shared, or rejected; and the customer of each (String).
+
+    A row whose preferred identifier is shared goes by the next one of its own that is not, where that needs no other
+    source.
+    """
+    ended = ends(known)
+    routes = {kind: ROUTES[route].SOURCES for kind, route in routes_of(job).items()}
+    kind = pl.col("identifier_type").cast(pl.String)
+    together = rows.select("row", "outcome", kind).hstack(ended)
+    mine = pl.coalesce(
+        [pl.when(pl.col("identifier_type") == one).then(pl.col(one)) for one in STRENGTH] + [pl.lit(None, pl.String)]
+    )
+    customer = together.select(mine.alias("customer"))["customer"]
+    shared = together.select(pl.col("outcome").is_null()).to_series() & (customer == SHARED).fill_null(value=False)
+    if not shared.any():
+        return rows, customer
+    other, value, key, end = (pl.lit(None, pl.String) for _ in range(4))
+    for one in reversed([one for one in job.identifiers.prefer if one in routes]):
+        alike = [was for was, sources in routes.items() if sources == routes[one]]
+        fits = pl.col(one).is_not_null() & (pl.col(f"{one}_end") != SHARED) & pl.col("identifier_type").is_in(alike)
+        sent = pl.col(f"_bi_{one}") if one in {"email", "external_id"} else pl.col(one)
+        other = pl.when(fits).then(pl.lit(one)).otherwise(other)
+        value, key = pl.when(fits).then(sent).otherwise(value), pl.when(fits).then(pl.col(one)).otherwise(key)
+        end = pl.when(fits).then(pl.col(f"{one}_end")).otherwise(end)
+    looked = known.hstack(ended.rename({one: f"{one}_end" for one in STRENGTH})).hstack(rows.select(kind))
+    found = looked.select(other=other, value=value, key=key, end=end)
+    goes = shared & found["other"].is_not_null()
+    reason = "dedupe.shared_identifier"
+    rows = rows.with_columns(
+        pl.when(goes).then(found["other"].cast(_TYPE)).otherwise("identifier_type").alias("identifier_type"),
+        pl.when(goes).then(found["value"]).otherwise("identifier").alias("identifier"),
+        pl.when(goes).then(found["key"]).otherwise("compare_key").alias("compare_key"),
+    )
+    customer = pl.select(pl.when(goes).then(found["end"]).otherwise(customer).alias("customer"))["customer"]
+    return _settle(rows, shared & ~goes, Outcome.REJECTED, reason, pl.lit(REASONS[reason])), customer
 
 
 def _identified(input_path: Path, intake: Intake, job: Job) -> pl.DataFrame:
@@ -203,46 +296,69 @@ def _settle(
     )
 
 
-def _settle_repeats(rows: pl.DataFrame, input_path: Path) -> pl.DataFrame:
-    """Of several rows for one customer the first is sent; where they disagree about source or account, none."""
-    # A hash only nominates: two customers may share one. Equality of type and key decides below.
-    key = ["identifier_type", "compare_key"]
-    live = (
-        rows.select("row", *key, "source", "account_id", live=pl.col("outcome").is_null()).filter("live").drop("live")
+def _settle_repeats(
+    rows: pl.DataFrame, input_path: Path, key: Sequence[str] = ("identifier_type", "compare_key")
+) -> pl.DataFrame:
+    """
+    Of several rows for one customer the first is sent; where they disagree about source or account, none.
+
+    Args:
+        rows: Every row; where `key` is `customer`, with `tried`: how often a row was sent by earlier runs. One that
+            never was goes before the others.
+        input_path: For the rows' names.
+        key: What is alike for the rows of one customer.
+    """
+    # A hash only nominates: two customers may share one. Equality of the key decides below.
+    order = ["tried"] if "tried" in rows.columns else []
+    live = rows.filter(pl.col("outcome").is_null()).select(
+        "row", "identifier_type", "compare_key", "source", "account_id", *set(key) & {"customer"}, *order
     )
     hashes = live.select(pl.struct(key).hash()).to_series()
     ordered = hashes.sort()
     shared = ordered.filter(ordered == ordered.shift())
     if shared.is_empty():
         return rows
-    # Rows are in order, so the first of a group is its first row.
     differs = pl.any_horizontal(pl.col(name) != pl.col(name).first() for name in ("source", "account_id"))
+    same = pl.any_horizontal(pl.col(name) != pl.col(name).first() for name in ("identifier_type", "compare_key"))
     repeated = (
         live.filter(hashes.is_in(shared.unique().implode()))
+        .sort(*order, "row")
         .select(
             "row",
             first=pl.col("row").first().over(key),
             members=pl.len().over(key),
             conflict=differs.any().over(key),
+            other=same.over(key),
         )
+        .sort("row")
         .filter(pl.col("members") > 1)
     )
     conflicts = repeated.filter("conflict")
-    duplicates = repeated.filter(~pl.col("conflict"), pl.col("row") > pl.col("first"))
+    duplicates = repeated.filter(~pl.col("conflict"), pl.col("row") != pl.col("first"))
     names = _row_names(input_path, pl.concat([conflicts["row"], duplicates["first"].unique()]))
     settled = [_duplicates(duplicates, names)]
     if conflicts.height:
         settled.append(_conflicts(conflicts.join(names, on="row", how="left")))
+    firsts = duplicates.filter("other").select("row", pl.col("first").alias("new_first"))
+    if firsts.height:
+        found = rows.select("row").join(firsts, on="row", how="left", maintain_order="left")
+        rows = rows.with_columns(found["new_first"].alias("first"))
     return _apply(rows, pl.concat(settled))
 
 
 def _duplicates(rows: pl.DataFrame, names: pl.DataFrame) -> pl.DataFrame:
-    """What becomes of rows (`row`) that repeat another (`first`); for `_apply`."""
+    """What becomes of rows (`row`, `other`) that repeat another (`first`); for `_apply`."""
+    tie = pl.lit(" under another identifier, by those that stand beside each other in the input")
     return rows.join(names, left_on="first", right_on="row", how="left").select(
         "row",
         pl.lit(Outcome.DUPLICATE.value, _OUTCOME).alias("new_outcome"),
-        pl.lit("dedupe.same_identifier").alias("new_reason"),
-        pl.format("the same customer stands at {}", "name").alias("new_message"),
+        pl.when("other")
+        .then(pl.lit("dedupe.same_customer"))
+        .otherwise(pl.lit("dedupe.same_identifier"))
+        .alias("new_reason"),
+        pl.format("the same customer stands at {}{}", "name", pl.when("other").then(tie).otherwise(pl.lit(""))).alias(
+            "new_message"
+        ),
     )
 
 
@@ -325,7 +441,8 @@ def _settle_same_customer(rows: pl.DataFrame, input_path: Path) -> pl.DataFrame:
         pl.lit("dedupe.same_customer").alias("new_reason"),
         pl.format("the same customer stands at {} under another identifier", "name").alias("new_message"),
     )
-    return _apply(rows, settled)
+    found = rows.select("row").join(repeats, on="row", how="left", maintain_order="left", suffix="_new")
+    return _apply(rows.with_columns(pl.coalesce(found["first"], "first").alias("first")), settled)
 
 
 def _settle_issued(rows: pl.DataFrame, issued: pl.LazyFrame, customers: pl.LazyFrame | None) -> pl.DataFrame:

@@ -24,6 +24,9 @@ _OUTCOME = pl.Enum([outcome.value for outcome in Outcome])
 #: What each row has of its own, by the names it has while it is reckoned. The rest is mostly alike for the rows of an
 #: attempt.
 _OWN = {"row", "compare_key", "_bi_row", "identifier", "got_customer_id", "got_reference", "settled_reference"}
+#: How the row that was sent for a customer may end so that its duplicates by another identifier may be sent.
+_UNISSUED = (Outcome.FAILED, Outcome.NOT_ATTEMPTED, Outcome.REJECTED)
+_FIRST_FAILED = "dedupe.first_failed"
 _OWN_RESULTS = ("got_customer_id", "got_reference")
 
 
@@ -108,24 +111,68 @@ def pieces(run: Run, journal: Journal, ending: Ending) -> Iterator[Piece]:
         schema={"row": pl.UInt32, "held_reason": pl.String, "held_message": pl.String},
         orient="row",
     )
+    kept = _Kept(journal, settled, held)
+    unissued = _unissued_firsts(run, kept, ending)
     sendings = 0
     for start in range(0, run.rows, _SLICE):
-        rows = _piece(run.folder / "input.parquet", start)
-        plan = _piece(run.folder / "plan.parquet", start).drop("source", "account_id")
-        if rows.height != plan.height or rows.is_empty():
-            raise ConservationBroken(f"{run.folder}: input.parquet and plan.parquet differ in length")
-        if not plan.select(pl.col("row") == pl.int_range(start, start + pl.len())).to_series().all():
-            raise ConservationBroken(f"{run.folder}: plan.parquet does not name the input's rows in their order")
-        found, sent = _sent(journal, plan)
-        sendings += int(sent["sendings"].sum())
-        # The input's own columns may bear any name: they stay out of the reckoning.
-        joined = plan.hstack(rows.select("_bi_source_file", "_bi_row", "_bi_attempts"))
-        for beside in (sent, settled, held):
-            joined = _beside(joined, beside)
-        yield _reckoned(rows.select(run.columns), joined, found, run, ending)
+        piece, sent = _reckoned_piece(run, kept, ending, start, unissued)
+        sendings += sent
+        yield piece
     if sendings != (known := journal.rows_sent()):
         journal.marks(run.rows)  # says so where there is no such row
         raise ConservationBroken(f"the journal names {known} rows as sent, the plan knows {sendings} of them")
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A run's journal, and what it says of settled rows and of rows held back; a line for each."""
+
+    journal: Journal
+    settled: pl.DataFrame
+    held: pl.DataFrame
+
+
+def _reckoned_piece(run: Run, kept: _Kept, ending: Ending, start: int, unissued: pl.Series | None) -> tuple[Piece, int]:
+    """The piece that begins at a row, and how often its rows were sent."""
+    rows = _piece(run.folder / "input.parquet", start)
+    plan = _piece(run.folder / "plan.parquet", start).drop("source", "account_id")
+    if rows.height != plan.height or rows.is_empty():
+        raise ConservationBroken(f"{run.folder}: input.parquet and plan.parquet differ in length")
+    if not plan.select(pl.col("row") == pl.int_range(start, start + pl.len())).to_series().all():
+        raise ConservationBroken(f"{run.folder}: plan.parquet does not name the input's rows in their order")
+    if unissued is not None:
+        left = pl.col("first").is_in(unissued.implode()).fill_null(value=False)
+        plan = plan.with_columns(
+            pl.when(left).then(pl.lit(Outcome.NOT_ATTEMPTED.value, _OUTCOME)).otherwise("outcome").alias("outcome"),
+            pl.when(left).then(pl.lit(_FIRST_FAILED)).otherwise("reason").alias("reason"),
+            pl.when(left).then(pl.lit(REASONS[_FIRST_FAILED])).otherwise("message").alias("message"),
+        )
+    plan = plan.drop("first")
+    found, sent = _sent(kept.journal, plan)
+    # The input's own columns may bear any name: they stay out of the reckoning.
+    joined = plan.hstack(rows.select("_bi_source_file", "_bi_row", "_bi_attempts"))
+    for beside in (sent, kept.settled, kept.held):
+        joined = _beside(joined, beside)
+    return _reckoned(rows.select(run.columns), joined, found, run, ending), int(sent["sendings"].sum())
+
+
+def _unissued_firsts(run: Run, kept: _Kept, ending: Ending) -> pl.Series | None:
+    """
+    Of the rows that were to be sent for a customer with several identifiers: those that are proven not issued.
+
+    None where no row was. The first may stand behind its duplicates, so it is looked for before any row is given out.
+    """
+    firsts = pl.scan_parquet(run.folder / "plan.parquet", glob=False).select("first").drop_nulls().unique().collect()
+    if firsts.is_empty():
+        return None
+    wanted = firsts["first"]
+    found = []
+    for start in sorted({row // _SLICE * _SLICE for row in wanted}):
+        piece, _ = _reckoned_piece(run, kept, ending, start, None)
+        outcome = piece.shared["_bi_outcome"].cast(pl.String).gather(piece.line)
+        found.append(piece.own["_bi_place"].filter(outcome.is_in([one.value for one in _UNISSUED])))
+    rows = pl.concat(found)
+    return rows.filter(rows.is_in(wanted.implode())).cast(pl.UInt32)
 
 
 def frames(run: Run, journal: Journal, ending: Ending) -> Iterator[pl.DataFrame]:

@@ -268,6 +268,10 @@ class Dispatch:
             self._reached()
         if verdict.throttled:
             self._throttle(verdict.wait)
+        elif isinstance(sending, MaybeSent) or (
+            isinstance(sending, Reply) and verdict.doubtful and sending.status >= 500
+        ):
+            self._pace.troubled()
         elif isinstance(sending, Reply):
             self._pace.accepted()
         if verdict.results is not None:
