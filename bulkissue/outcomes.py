@@ -66,6 +66,11 @@ LEDGER_COLUMNS: tuple[str, ...] = (
     "_bi_answered_at",
 )
 
+#: How well an identifier type identifies, best first; fixed, whatever a job prefers to send by.
+STRENGTH = ("id", "external_id", "mobile", "email")
+#: Columns that keep the compare keys of the identifiers a row was not sent by; in plans and in history.
+KNOWN_BY = {kind: f"known_{kind}" for kind in STRENGTH}
+
 #: Identifier types, in the order groups are sent.
 IDENTIFIER_TYPES: tuple[str, ...] = ("id", "mobile", "email", "external_id")
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from bulkissue.errors import ConservationBroken, StateRefused
-from bulkissue.outcomes import LEDGER_COLUMNS, LEDGER_OF, REASONS, RESULT_FIELDS, Outcome, Results, RowResult
+from bulkissue.outcomes import KNOWN_BY, LEDGER_COLUMNS, LEDGER_OF, REASONS, RESULT_FIELDS, Outcome, Results, RowResult
 from bulkissue.plan.plan import PLAN_SCHEMA
 from bulkissue.results import derivation, ledgers
 from bulkissue.state import attempts
@@ -56,6 +56,7 @@ def folder(path: Path, names: Sequence[str | None] = ("x",) * 12) -> derivation.
         message=pl.when(twice).then(pl.lit("the same customer, again")),
         batch=pl.when(~twice).then(row // 4 + 1),
         first=pl.lit(None),
+        **{name: pl.lit(None) for name in KNOWN_BY.values()},
     )
     plan.select(pl.col(name).cast(kind) for name, kind in PLAN_SCHEMA.items()).write_parquet(path / "plan.parquet")
     return derivation.Run(path, "r", "t", ("name",), rows.height)

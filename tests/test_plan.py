@@ -78,7 +78,7 @@ def test_what_another_run_issued_is_held(mixed, tmp_path):
     """Of the rows still to be sent those whom history has are held; of rows that were sent nothing is asked."""
     issued = {"identifier_type": "mobile", "outcome": "succeeded", "run": "r9"}
     keys = [f"91998600{number:04}" for number in (1, 2, 4)]
-    known = pl.LazyFrame([{**issued, "compare_key": key} for key in keys])
+    known = pl.LazyFrame([{**issued, "compare_key": key} for key in keys], schema=history.HISTORY_SCHEMA)
     marks = bytearray(40)
     marks[2] = SENT
     held = plan.hold(tmp_path / "plan.parquet", marks, known)

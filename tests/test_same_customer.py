@@ -4,7 +4,8 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkissue.plan.same_customer import SHARED, STRENGTH, ends
+from bulkissue.outcomes import STRENGTH
+from bulkissue.plan.same_customer import SHARED, ends
 
 
 def of(*rows):

@@ -93,3 +93,45 @@ def test_nobody_is_left_out(scene):
     outcomes = {row: found["_bi_outcome"] for (_, row), found in read_ledgers(it.run_dir()).items()}
     assert outcomes == {1: "duplicate", 2: "succeeded", 3: "duplicate"}, again.err
     assert len(it.service.issued()) == 2
+
+
+def test_the_next_day(scene, write_input):
+    """Who was issued yesterday under one identifier is not sent to today under another that stood beside it."""
+    people = [customer(number) for number in range(1000, 1030)]
+    it = scene(people)
+    assert it.run().code == 0
+    single = [people[place] for place in range(10)]
+    write_input(["mobile", "email", "external_id", "name"], [["", one[1], "", "x"] for one in single], "emails.csv")
+    write_input(["external_id"], [[one[2]] for one in people[10:20]], "members.csv")
+    write_input(["mobile"], [[one[0]] for one in people[20:]], "mobiles.csv")
+    for name in ("emails.csv", "members.csv", "mobiles.csv"):
+        ended = it.run(path=name)
+        assert ended.code == 0, ended.err
+        duplicates = read_ledger(it.run_dir(), Ledger.DUPLICATE)
+        assert [row["_bi_outcome"] for row in duplicates] == ["already_issued"] * 10
+    assert len(it.service.issued()) == 30
+    found = it.do("history", "job.toml", "--identifier", people[0][1], "--json")
+    assert people[0][0] in found.out or '"succeeded"' in found.out
+
+
+def test_a_tie_learnt_later(scene, write_input):
+    """Who was issued by mobile alone is found when a later file says which member has that mobile."""
+    people = [customer(number) for number in range(1000, 1010)]
+    it = scene([[one[0], "", "", "x"] for one in people], identifiers={"prefer": ["external_id", "mobile", "email"]})
+    assert it.run().code == 0
+    write_input(HEADER, people, "later.csv")
+    assert it.run(path="later.csv").code == 0
+    assert {row["_bi_outcome"] for row in read_ledger(it.run_dir(), Ledger.DUPLICATE)} == {"already_issued"}
+    assert len(it.service.issued()) == 10
+
+
+def test_shared_by_input_and_history_together(scene, write_input):
+    """An email that stood beside one mobile yesterday and stands beside another today names nobody."""
+    one, two = customer(1000), customer(1001)
+    it = scene([[*one[:2], "", "x"]])
+    assert it.run().code == 0
+    write_input(HEADER, [[two[0], one[1], "", "x"], ["", one[1], "", "y"]], "later.csv")
+    assert it.run(path="later.csv").code == 5
+    [rejected] = read_ledger(it.run_dir(), Ledger.FAILURE)
+    assert rejected["_bi_reason"] == "dedupe.shared_identifier"
+    assert [row["_bi_identifier"] for row in read_ledger(it.run_dir(), Ledger.SUCCESS)] == [two[0]]

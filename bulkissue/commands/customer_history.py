@@ -8,7 +8,7 @@ import polars as pl
 
 from bulkissue.input.identifiers import identify
 from bulkissue.job.loading import LoadedJob
-from bulkissue.outcomes import IDENTIFIER_TYPES
+from bulkissue.outcomes import IDENTIFIER_TYPES, KNOWN_BY, STRENGTH
 from bulkissue.service.endpoints import ROUTES, routes_of
 from bulkissue.state import history
 
@@ -41,7 +41,17 @@ def what_customer_got(loaded: LoadedJob, identifier: str) -> list[dict[str, obje
         .filter(pl.col("reason").is_null())
         .select(pl.col("identifier_type").cast(pl.String), "compare_key")
     )
-    found = history.issued_without_lock(loaded.state_dir, loaded.job.issues()).join(
-        keys, on=["identifier_type", "compare_key"], how="semi"
+    wanted = keys.collect()
+    asked = {kind: wanted.filter(pl.col("identifier_type") == kind)["compare_key"].implode() for kind in STRENGTH}
+    mine = pl.any_horizontal(
+        (
+            pl.when(pl.col("identifier_type") == kind)
+            .then("compare_key")
+            .otherwise(name)
+            .is_in(asked[kind])
+            .fill_null(value=False)
+        )
+        for kind, name in KNOWN_BY.items()
     )
-    return found.sort("run", "source_row").drop("compare_key").collect().to_dicts()
+    found = history.issued_without_lock(loaded.state_dir, loaded.job.issues()).filter(mine)
+    return found.sort("run", "source_row").drop("compare_key", *KNOWN_BY.values()).collect().to_dicts()

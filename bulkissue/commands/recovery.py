@@ -19,7 +19,7 @@ from bulkissue.errors import StateRefused, UsageRefused
 from bulkissue.input.intake import take_in
 from bulkissue.job.loading import LoadedJob
 from bulkissue.job.target import parse, same_target
-from bulkissue.outcomes import Outcome
+from bulkissue.outcomes import KNOWN_BY, Outcome
 from bulkissue.plan import plan
 from bulkissue.reconcile.by_hand import Finding
 from bulkissue.results import ledgers
@@ -209,6 +209,7 @@ def _customers(loaded: LoadedJob, word: LastWord, target: str, folder: Path) -> 
             pl.col("_bi_source_file").alias("source_file"),
             pl.col("_bi_row").alias("source_row"),
             *(pl.lit(None).alias(name) for name in ("customer_id", "reference", "answered_at")),
+            *KNOWN_BY.values(),
         )
         .select(pl.col(name).cast(kind) for name, kind in history.HISTORY_SCHEMA.items())
         .unique(["identifier_type", "compare_key"], keep="first", maintain_order=True)

@@ -17,9 +17,10 @@ from bulkissue.files import replacing_path
 from bulkissue.input.identifiers import ambiguous_mobiles, identified
 from bulkissue.input.intake import Intake
 from bulkissue.job.model import Job
-from bulkissue.outcomes import IDENTIFIER_TYPES, REASONS, Outcome
-from bulkissue.plan.same_customer import SHARED, STRENGTH, ends
+from bulkissue.outcomes import IDENTIFIER_TYPES, KNOWN_BY, REASONS, STRENGTH, Outcome
+from bulkissue.plan.same_customer import SHARED, all_known, end_of_sent, ends, entangled, related
 from bulkissue.service.endpoints import ROUTES, routes_of
+from bulkissue.state.history import HISTORY_SCHEMA
 from bulkissue.state.journal import SENT
 
 _TYPE = pl.Enum(IDENTIFIER_TYPES)
@@ -29,6 +30,7 @@ _NULL_WHERE_EMPTY = ("source", "account_id")
 
 #: plan.parquet, one line for each row of input.parquet and in its order. `compare_key` is null where it
 #: equals `identifier`; `outcome`, `reason` and `message` are null where the row is to be sent, `batch` where not.
+#: The columns of `KNOWN_BY` are the compare keys of the identifiers that the row has beside the one it is sent by.
 #: `first` is the row that is sent for the customer of a duplicate under another identifier, else null.
 #: In the file `source` and `account_id` are null where they are empty.
 PLAN_SCHEMA = pl.Schema(
@@ -44,6 +46,7 @@ PLAN_SCHEMA = pl.Schema(
         "message": pl.String(),
         "batch": pl.UInt32(),
         "first": pl.UInt32(),
+        **{name: pl.String() for name in KNOWN_BY.values()},
     }
 )
 
@@ -131,7 +134,7 @@ def plan_rows(
     customers: pl.LazyFrame | None = None,
 ) -> pl.DataFrame:
     """As `draw`, without writing: columns of `PLAN_SCHEMA`, every input row once, in order."""
-    rows = _distinct(input_path, intake, job)
+    rows = _distinct(input_path, intake, job, issued)
     if customers is not None:
         rows = _settle_same_customer(_with_customers(rows, customers), input_path)
     rows = _settle_issued(rows, issued, customers)
@@ -146,19 +149,36 @@ def customers_of(input_path: Path, intake: Intake, job: Job) -> pl.DataFrame:
     Returns:
         `row` (its first), `identifier_type` (String), `identifier`, `compare_key`, `source`, `account_id`; in order.
     """
-    rows = _distinct(input_path, intake, job).filter(pl.col("outcome").is_null())
+    nobody = pl.LazyFrame(schema=HISTORY_SCHEMA)
+    rows = _distinct(input_path, intake, job, nobody).filter(pl.col("outcome").is_null())
     kind = pl.col("identifier_type").cast(pl.String)
     return rows.select("row", kind, "identifier", "compare_key", "source", "account_id")
 
 
-def _distinct(input_path: Path, intake: Intake, job: Job) -> pl.DataFrame:
+def _distinct(input_path: Path, intake: Intake, job: Job, issued: pl.LazyFrame) -> pl.DataFrame:
     """Every row; without an outcome those whose identifier is usable and whose customer stands for the first time."""
     rows = _reject_ambiguous(_identified(input_path, intake, job), job)
     rows = rows.with_columns(pl.lit(None, pl.UInt32).alias("first"))
     known = _known_by(input_path, intake, job, rows)
+    rows = rows.with_columns(_beside(rows, known))
+    alone = known is None
     if known is None:
+        usable = rows.lazy().filter(pl.col("outcome").is_null()).with_columns(pl.col("identifier_type").cast(pl.String))
+        known = all_known(usable).collect()
+    past = related(issued, known.select(STRENGTH))
+    if alone and past.is_empty():
         return _settle_repeats(rows, input_path)
-    rows, customer = _without_shared(rows, known, job)
+    if alone:
+        usable = rows.lazy().with_columns(
+            pl.col("identifier_type").cast(pl.String), pl.when(pl.col("outcome").is_null()).then("compare_key")
+        )
+        known = (
+            all_known(usable)
+            .collect()
+            .with_columns(pl.col("email").alias("_bi_email"), pl.col("external_id").alias("_bi_external_id"))
+        )
+    rows, customer = _without_shared(rows, known, all_known(past.lazy()).collect(), job)
+    rows = rows.with_columns(_beside(rows, known))
     attempts = pl.scan_parquet(input_path, glob=False).select("_bi_attempts").collect().to_series()
     rows = rows.with_columns(customer.alias("customer"), attempts.alias("tried"))
     return _settle_repeats(rows, input_path, ("customer",)).drop("customer", "tried")
@@ -207,22 +227,38 @@ def _known_by(input_path: Path, intake: Intake, job: Job, rows: pl.DataFrame) ->
     return pl.concat(parts) if parts else None
 
 
-def _without_shared(rows: pl.DataFrame, known: pl.DataFrame, job: Job) -> tuple[pl.DataFrame, pl.Series]:
+def _beside(rows: pl.DataFrame, known: pl.DataFrame | None) -> list[pl.Series]:
+    """The columns of `KNOWN_BY`."""
+    if known is None:
+        nothing = pl.Series([None], dtype=pl.String).new_from_index(0, rows.height)
+        return [nothing.alias(name) for name in KNOWN_BY.values()]
+    others = [
+        pl.when(rows["identifier_type"].cast(pl.String).ne_missing(kind)).then(pl.col(kind)).alias(name)
+        for kind, name in KNOWN_BY.items()
+    ]
+    return known.select(others).get_columns()
+
+
+def _without_shared(
+    rows: pl.DataFrame, known: pl.DataFrame, past: pl.DataFrame, job: Job
+) -> tuple[pl.DataFrame, pl.Series]:
     """
-    The rows, sent by an identifier that is not shared, or rejected; and the customer of each (String).
+    The rows, sent by an identifier that is not shared, or rejected; and the customer of each (String), null where no
+    other row can be of the same.
 
     A row whose preferred identifier is shared goes by the next one of its own that is not, where that needs no other
     source.
     """
-    ended = ends(known)
+    known_by = known.select(STRENGTH)
+    some = entangled(known_by, past)
+    found = ends(pl.concat([known_by.filter(some), past])).head(int(some.sum()))
+    line = pl.Series([None], dtype=pl.UInt32).new_from_index(0, rows.height)
+    line.scatter(some.arg_true(), pl.int_range(found.height, dtype=pl.UInt32, eager=True))
+    ended = found.select(pl.all().gather(line))
     routes = {kind: ROUTES[route].SOURCES for kind, route in routes_of(job).items()}
     kind = pl.col("identifier_type").cast(pl.String)
-    together = rows.select("row", "outcome", kind).hstack(ended)
-    mine = pl.coalesce(
-        [pl.when(pl.col("identifier_type") == one).then(pl.col(one)) for one in STRENGTH] + [pl.lit(None, pl.String)]
-    )
-    customer = together.select(mine.alias("customer"))["customer"]
-    shared = together.select(pl.col("outcome").is_null()).to_series() & (customer == SHARED).fill_null(value=False)
+    customer = end_of_sent(rows, ended)
+    shared = rows["outcome"].is_null() & (customer == SHARED).fill_null(value=False)
     if not shared.any():
         return rows, customer
     other, value, key, end = (pl.lit(None, pl.String) for _ in range(4))
@@ -313,6 +349,7 @@ def _settle_repeats(
     live = rows.filter(pl.col("outcome").is_null()).select(
         "row", "identifier_type", "compare_key", "source", "account_id", *set(key) & {"customer"}, *order
     )
+    live = live.drop_nulls(list(key))
     hashes = live.select(pl.struct(key).hash()).to_series()
     ordered = hashes.sort()
     shared = ordered.filter(ordered == ordered.shift())
@@ -448,12 +485,11 @@ def _settle_same_customer(rows: pl.DataFrame, input_path: Path) -> pl.DataFrame:
 def _settle_issued(rows: pl.DataFrame, issued: pl.LazyFrame, customers: pl.LazyFrame | None) -> pl.DataFrame:
     """Rows whose customer an earlier run issued, or may have issued, are not sent."""
     named = [] if customers is None else ["customer"]
-    held = held_by_history(
-        rows.lazy().filter(pl.col("outcome").is_null()).select("row", "identifier_type", "compare_key", *named),
-        issued,
-        customers,
+    live = rows.filter(pl.col("outcome").is_null()).select(
+        "row", "identifier_type", "compare_key", *named, *KNOWN_BY.values()
     )
-    return _apply(
+    held, shared = held_by_history(live, rows, issued, customers)
+    rows = _apply(
         rows,
         held.select(
             "row",
@@ -462,25 +498,51 @@ def _settle_issued(rows: pl.DataFrame, issued: pl.LazyFrame, customers: pl.LazyF
             pl.col("message").alias("new_message"),
         ),
     )
+    reason = "dedupe.shared_identifier"
+    return _settle(rows, rows["row"].is_in(shared.implode()), Outcome.REJECTED, reason, pl.lit(REASONS[reason]))
 
 
-def held_by_history(rows: pl.LazyFrame, issued: pl.LazyFrame, customers: pl.LazyFrame | None = None) -> pl.DataFrame:
+def _ties_of(rows: pl.DataFrame) -> pl.DataFrame:
+    """What rows of a plan say of who is who: a column for each of `STRENGTH`, a line for each row with several."""
+    several = pl.any_horizontal(pl.col(name).is_not_null() for name in KNOWN_BY.values())
+    return (
+        rows.lazy()
+        .filter(several & pl.col("identifier_type").is_not_null())
+        .with_columns(
+            pl.col("identifier_type").cast(pl.String), pl.coalesce("compare_key", "identifier").alias("compare_key")
+        )
+        .pipe(all_known)
+        .unique()
+        .collect()
+    )
+
+
+def held_by_history(
+    rows: pl.DataFrame, plan: pl.DataFrame, issued: pl.LazyFrame, customers: pl.LazyFrame | None = None
+) -> tuple[pl.DataFrame, pl.Series]:
     """
     Which rows an earlier run issued, or may have issued.
 
     Args:
-        rows: `row`, `identifier_type`, `compare_key`; and where `customers` are given, `customer`.
+        rows: `row`, `identifier_type`, `compare_key`, the columns of `KNOWN_BY`; and where `customers` are given,
+            `customer`.
+        plan: All rows of the plan, for what they say of who is who: `identifier_type`, `identifier`, `compare_key` and
+            the columns of `KNOWN_BY`.
         issued: `history.HISTORY_SCHEMA`.
         customers: Who is behind history's identifiers where its own lines do not say, `customers.SCHEMA`.
 
     Returns:
         `row`, `reason` (`dedupe.issued` or `dedupe.unknown`), `message` naming the run; a line for each row held.
+        And the rows that would be sent by an identifier which is shared, by the input and history together.
     """
     key = ["identifier_type", "compare_key"]
-    wanted = rows.with_columns(pl.col("identifier_type").cast(pl.String))
+    sent_by = rows.with_columns(pl.col("identifier_type").cast(pl.String))
+    wanted = sent_by.lazy()
     held = _held(wanted, issued, key, "")
+    by_ties, shared = _held_by_ties(sent_by.join(held, on="row", how="anti"), plan, issued)
+    held = pl.concat([held, by_ties]).sort("row")
     if customers is None:
-        return held
+        return held, shared
     looked_up = customers.select(*key, "customer_id").unique().rename({"customer_id": "looked_up"})
     said = (
         pl.when(pl.col("customer_id") != "")
@@ -492,7 +554,24 @@ def held_by_history(rows: pl.LazyFrame, issued: pl.LazyFrame, customers: pl.Lazy
     by_customer = issued.join(looked_up, on=key, how="left").with_columns(said.alias("customer"))
     others = wanted.filter(pl.col("customer").is_not_null()).join(held.lazy(), on="row", how="anti")
     more = _held(others, by_customer, ["customer"], " to the same customer under another identifier")
-    return pl.concat([held, more]).sort("row")
+    return pl.concat([held, more]).sort("row"), shared
+
+
+def _held_by_ties(rows: pl.DataFrame, plan: pl.DataFrame, issued: pl.LazyFrame) -> tuple[pl.DataFrame, pl.Series]:
+    """As `held_by_history`, for rows whose customer was sent to under another identifier."""
+    nothing = pl.DataFrame(schema={"row": pl.UInt32, "reason": pl.String, "message": pl.String})
+    if rows.is_empty() or issued.head(1).collect().is_empty():
+        return nothing, pl.Series([], dtype=pl.UInt32)
+    mine, ties = all_known(rows.lazy()).collect(), _ties_of(plan)
+    past = related(issued, pl.concat([mine, ties]))
+    if past.is_empty():
+        return nothing, pl.Series([], dtype=pl.UInt32)
+    ended = ends(pl.concat([mine, all_known(past.lazy()).collect(), ties]))
+    wanted = rows.select("row", end_of_sent(rows, ended.head(rows.height)))
+    then = past.with_columns(end_of_sent(past, ended.slice(rows.height, past.height)))
+    shared = wanted.filter(pl.col("customer") == SHARED)["row"]
+    sent, before = (frame.lazy().filter(pl.col("customer") != SHARED) for frame in (wanted, then))
+    return _held(sent, before, ["customer"], " to the same customer under another identifier"), shared
 
 
 def _held(wanted: pl.LazyFrame, issued: pl.LazyFrame, key: list[str], how: str) -> pl.DataFrame:
@@ -623,19 +702,20 @@ def hold(path: Path, settled: bytearray, issued: pl.LazyFrame, customers: pl.Laz
         issued: The target's history without this run.
         customers: As for `draw`.
     """
-    columns = ["row", "identifier_type", "identifier", "compare_key", "batch"]
+    columns = ["row", "identifier_type", "identifier", "compare_key", "batch", *KNOWN_BY.values()]
     if customers is not None:
         columns += _NULL_WHERE_EMPTY
+    planned = pl.read_parquet(path, columns=columns)
     left_over = (
-        pl.read_parquet(path, columns=columns)
-        .filter(_unsent(settled) & pl.col("batch").is_not_null())
+        planned.filter(_unsent(settled) & pl.col("batch").is_not_null())
         .with_columns(pl.coalesce("compare_key", "identifier").alias("compare_key"))
         .drop("identifier", "batch")
     )
     if customers is not None:
         left_over = _with_customers(left_over.with_columns(pl.col(_NULL_WHERE_EMPTY).fill_null("")), customers)
         left_over = left_over.drop(_NULL_WHERE_EMPTY)
-    return held_by_history(left_over.lazy(), issued, customers)
+    held, _ = held_by_history(left_over, planned, issued, customers)
+    return held
 
 
 def _unsent(settled: bytearray, start: int = 0, stop: int | None = None) -> pl.Series:

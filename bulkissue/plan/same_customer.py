@@ -7,8 +7,7 @@ identifier: one that leads to two customers names nobody.
 
 import polars as pl
 
-#: How well a type identifies, best first; fixed, whatever a job prefers to send by.
-STRENGTH = ("id", "external_id", "mobile", "email")
+from bulkissue.outcomes import KNOWN_BY, STRENGTH
 
 #: The end of an identifier that is shared by several customers.
 SHARED = ""
@@ -56,3 +55,85 @@ def ends(known: pl.DataFrame) -> pl.DataFrame:
         columns.append(end)
         best = pl.select(pl.coalesce(best, end).alias("best"))["best"]
     return pl.DataFrame(columns)
+
+
+def entangled(known: pl.DataFrame, past: pl.DataFrame) -> pl.Series:
+    """
+    Which rows have an identifier that another row, or the past, has too; only these can be anybody else's customer.
+
+    Args:
+        known: As `ends` takes them.
+        past: The same of history.
+
+    Returns:
+        Boolean, a line for each row of `known`; by hashes, so a few more rows may be named.
+    """
+    found = pl.Series([False], dtype=pl.Boolean).new_from_index(0, known.height)
+    for kind in STRENGTH:
+        hashes = pl.concat([known[kind], past[kind]]).drop_nulls().hash().sort()
+        repeated = hashes.filter(hashes == hashes.shift()).unique()
+        if repeated.len():
+            found |= known[kind].is_not_null() & known[kind].hash().is_in(repeated.implode())
+    return found
+
+
+def all_known(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """
+    Every identifier that rows of a plan or of history are known by.
+
+    Args:
+        rows: `identifier_type` (String), `compare_key` (never null), and the columns of `KNOWN_BY`.
+
+    Returns:
+        A column for each of `STRENGTH`, as `ends` takes them.
+    """
+    return rows.select(_keys())
+
+
+def _keys() -> list[pl.Expr]:
+    return [
+        pl.when(pl.col("identifier_type") == kind).then("compare_key").otherwise(name).alias(kind)
+        for kind, name in KNOWN_BY.items()
+    ]
+
+
+def end_of_sent(rows: pl.DataFrame, ended: pl.DataFrame) -> pl.Series:
+    """Where the identifiers end by which rows (`identifier_type`, String) are sent; null where they are by none."""
+    mine = [pl.when(pl.col("identifier_type") == kind).then(pl.col(kind)) for kind in STRENGTH]
+    together = rows.select(pl.col("identifier_type").cast(pl.String)).hstack(ended)
+    return together.select(pl.coalesce(*mine).alias("customer"))["customer"]
+
+
+def related(history: pl.LazyFrame, known: pl.DataFrame) -> pl.DataFrame:
+    """
+    The lines of history that say anything about these customers, over as many ties as there are types.
+
+    Args:
+        history: Lines of history, as `all_known` takes them.
+        known: Identifiers, a column for each of `STRENGTH`.
+
+    Returns:
+        Those lines with all their columns; none where neither side has a row with several identifiers.
+    """
+    if history.head(1).collect(engine="streaming").is_empty():
+        return history.head(0).collect()
+    tied = history.filter(pl.any_horizontal(pl.col(name).is_not_null() for name in KNOWN_BY.values()))
+    several = known.select(pl.sum_horizontal(pl.col(kind).is_not_null() for kind in STRENGTH) > 1).to_series()
+    if not several.any() and tied.head(1).collect(engine="streaming").is_empty():
+        return history.head(0).collect()
+    lines = history.with_row_index("_bi_line")
+    keys = lines.select("_bi_line", *_keys())
+    wanted, found = known, pl.DataFrame()
+    for _ in STRENGTH:
+        hits = [
+            keys.select("_bi_line", kind)
+            .join(wanted.lazy().select(kind).drop_nulls().unique(), on=kind, how="semi")
+            .select("_bi_line")
+            for kind in STRENGTH
+        ]
+        before = found.height
+        found = lines.join(pl.concat(hits).unique(), on="_bi_line", how="semi").collect(engine="streaming")
+        if found.height == before:
+            break
+        wanted = pl.concat([known, all_known(found.lazy()).collect()])
+    return found.sort("_bi_line").drop("_bi_line")

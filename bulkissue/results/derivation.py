@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from bulkissue.errors import ConservationBroken
-from bulkissue.outcomes import LEDGER_COLUMNS, REASONS, RESULT_FIELDS, Outcome
+from bulkissue.outcomes import KNOWN_BY, LEDGER_COLUMNS, REASONS, RESULT_FIELDS, Outcome
 from bulkissue.state import attempts
 from bulkissue.state.journal import Journal
 from bulkissue.state.run_folder import Manifest
@@ -24,6 +24,7 @@ _OUTCOME = pl.Enum([outcome.value for outcome in Outcome])
 #: What each row has of its own, by the names it has while it is reckoned. The rest is mostly alike for the rows of an
 #: attempt.
 _OWN = {"row", "compare_key", "_bi_row", "identifier", "got_customer_id", "got_reference", "settled_reference"}
+_OWN |= set(KNOWN_BY.values())
 #: How the row that was sent for a customer may end so that its duplicates by another identifier may be sent.
 _UNISSUED = (Outcome.FAILED, Outcome.NOT_ATTEMPTED, Outcome.REJECTED)
 _FIRST_FAILED = "dedupe.first_failed"
@@ -70,7 +71,7 @@ class Piece:
     Attributes:
         cells: The input's columns.
         own: What each row has of its own of `LEDGER_COLUMNS`, its `_bi_place` in the input (from 0) and its
-            `_bi_compare_key`; a line for each row.
+            `_bi_compare_key`, and the columns of `KNOWN_BY` with `_bi_` before them; a line for each row.
         shared: The other columns of `LEDGER_COLUMNS`, a line for each group of rows that have them alike.
         line: For each row its line of `shared`.
     """
@@ -267,6 +268,7 @@ def _reckoned(cells: pl.DataFrame, joined: pl.DataFrame, found: pl.DataFrame, ru
     own = joined.select(
         pl.col("row").alias("_bi_place"),
         pl.col("compare_key").alias("_bi_compare_key"),
+        *(pl.col(name).alias(f"_bi_{name}") for name in KNOWN_BY.values()),
         "_bi_row",
         pl.col("identifier").alias("_bi_identifier"),
         _text("got_customer_id").alias("_bi_customer_id"),

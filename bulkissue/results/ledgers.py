@@ -15,7 +15,7 @@ import polars as pl
 
 from bulkissue.errors import ConservationBroken
 from bulkissue.files import replacing, replacing_path, sha256
-from bulkissue.outcomes import LEDGER_COLUMNS, LEDGER_OF, Ledger, Outcome
+from bulkissue.outcomes import KNOWN_BY, LEDGER_COLUMNS, LEDGER_OF, Ledger, Outcome
 from bulkissue.results.derivation import Ending, Piece, Run, pieces
 from bulkissue.state import run_folder
 from bulkissue.state.history import HISTORY_SCHEMA
@@ -189,6 +189,7 @@ class _Memory:
             "source_row": issued.own["_bi_row"],
             "customer_id": issued.own["_bi_customer_id"],
             "reference": issued.own["_bi_reference"],
+            **{name: issued.own[f"_bi_{name}"] for name in KNOWN_BY.values()},
         }
         self.frames.append(
             pl.DataFrame([columns[name].cast(kind).alias(name) for name, kind in HISTORY_SCHEMA.items()])

@@ -37,7 +37,7 @@ _LONGEST_REPEAT = 32.0
 #: Where the service has begun to take requests again so near a minute's beginning, so often, its windows are minutes.
 _NEAR_THE_MINUTE, _MINUTES_SEEN = 2.5, 2
 #: Seconds to hold after an answer that is no proof of anything, and after each further one.
-_TROUBLE, _LONGEST_TROUBLE = 0.25, 16.0
+_TROUBLE, _LONGEST_TROUBLE = 0.25, 2.0
 _SLOWER_IN_TROUBLE = 0.9
 
 

@@ -33,11 +33,13 @@ import polars as pl
 from bulkissue.errors import StateRefused, TargetLocked
 from bulkissue.files import KernelLock, identity, make_folder, replacing_path, write_whole
 from bulkissue.job.target import Target, parse
+from bulkissue.outcomes import KNOWN_BY
 
 FORMAT = 1
 _MARK = "state.json"
 
-#: A history file's columns: who, how it ended, where it stood, what proves it, when (ISO 8601, UTC).
+#: A history file's columns: who, how it ended, where it stood, what proves it, when (ISO 8601, UTC), and
+#: by which other identifiers the customer is known.
 HISTORY_SCHEMA = pl.Schema(
     {
         "identifier_type": pl.String(),
@@ -49,6 +51,7 @@ HISTORY_SCHEMA = pl.Schema(
         "customer_id": pl.String(),
         "reference": pl.String(),
         "answered_at": pl.String(),
+        **{name: pl.String() for name in KNOWN_BY.values()},
     }
 )
 
@@ -134,7 +137,10 @@ class TargetState:
                     found.setdefault(path.stem, path)
         if not found:
             return pl.LazyFrame(schema=HISTORY_SCHEMA)
-        return pl.scan_parquet([found[run] for run in sorted(found)], glob=False)
+        # Files of earlier versions do not say by what else a customer is known.
+        return pl.scan_parquet(
+            [found[run] for run in sorted(found)], glob=False, schema=HISTORY_SCHEMA, missing_columns="insert"
+        )
 
     def remembers(self, run_id: str) -> bool:
         """Whether what a run issued is written in every folder that has it in its register."""
