@@ -22,7 +22,7 @@ from bulkissue.job.model import GuardsSection, LimitsSection
 from bulkissue.sandbox import Fault, Running
 from bulkissue.send.dispatch import Dispatch
 from bulkissue.send.guards import Guards, Halt
-from bulkissue.service.endpoints.answer import Offer
+from bulkissue.service.answer import Offer
 from bulkissue.state.journal import Journal
 
 

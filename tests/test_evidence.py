@@ -17,7 +17,7 @@ from bulkissue.reconcile.evidence import (
     confirms_success,
     weigh,
 )
-from bulkissue.service.readback.page import Found, Reading
+from bulkissue.service.page import Found, Reading
 
 SETTINGS = ReconcileSection(settle_after_seconds=120, clock_skew_seconds=300)
 FIRST = 1_800_000_000_000

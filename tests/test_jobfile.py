@@ -130,7 +130,9 @@ def test_unknown_variable_warns(write: Write) -> None:
         "LANES": "1",
     }
     (warning,) = loading.load(write(), environ=environ).warnings
-    assert warning == "the variable BULKISSUE_CONCURENCY means nothing to bulkissue; did you mean BULKISSUE_CONCURRENCY?"
+    assert (
+        warning == "the variable BULKISSUE_CONCURENCY means nothing to bulkissue; did you mean BULKISSUE_CONCURRENCY?"
+    )
 
 
 def test_where_paths_start(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,12 @@ from typing import Any
 import pytest
 
 from bulkissue.exchange import Reply
-from bulkissue.service.endpoints.answer import Offer
-from bulkissue.service.readback import READERS, carts, coupons, promotions
-from bulkissue.service.readback.page import Asked, Found, Page, unite
+from bulkissue.service import cart_readback as carts
+from bulkissue.service import coupon_readback as coupons
+from bulkissue.service import promotions
+from bulkissue.service.answer import Offer
+from bulkissue.service.page import Asked, Found, Page, unite
+from bulkissue.service.readers import READERS
 
 ASKED = Asked("mobile", "919986000586", "INSTORE")
 BY_ID = Asked("id", "566881933")

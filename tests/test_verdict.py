@@ -9,8 +9,8 @@ from conftest import each_row
 from bulkissue.exchange import Batch, MaybeSent, NotSent, Reply, Sending
 from bulkissue.outcomes import Outcome
 from bulkissue.send.verdict import Verdict, judge
-from bulkissue.service.endpoints import ROUTES
-from bulkissue.service.endpoints.answer import Offer
+from bulkissue.service.answer import Offer
+from bulkissue.service.routes import ROUTES
 
 OFFERS = {
     "bulk": Offer("earn", program_id="1", promotion_id="2"),

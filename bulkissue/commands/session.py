@@ -33,7 +33,7 @@ from bulkissue.results import derivation, ledgers, report
 from bulkissue.send.dispatch import Dispatch
 from bulkissue.send.guards import Counters, Guards, Halt
 from bulkissue.send.reader import lane_of
-from bulkissue.service.endpoints import offer_of
+from bulkissue.service.routes import offer_of
 from bulkissue.state import history, run_folder
 from bulkissue.state.entries import Event
 from bulkissue.state.journal import Journal

@@ -18,7 +18,7 @@ from bulkissue.input.identifiers import ambiguous_mobiles, identified
 from bulkissue.input.intake import Intake
 from bulkissue.job.model import Job
 from bulkissue.outcomes import IDENTIFIER_TYPES, REASONS, Outcome
-from bulkissue.service.endpoints import ROUTES, routes_of
+from bulkissue.service.routes import ROUTES, routes_of
 from bulkissue.state.journal import SENT
 
 _TYPE = pl.Enum(IDENTIFIER_TYPES)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from bulkissue.job.model import ReconcileSection
-from bulkissue.service.readback.page import Found, Reading
+from bulkissue.service.page import Found, Reading
 
 #: Milliseconds. The service writes most dates in whole seconds, which may lie before what they are the date of.
 SECOND = 1000

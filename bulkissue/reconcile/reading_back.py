@@ -41,9 +41,9 @@ from bulkissue.reconcile.evidence import (
 from bulkissue.results import derivation
 from bulkissue.send.guards import Halt
 from bulkissue.send.reader import Reader, Stopped, Unread, reading
-from bulkissue.service.endpoints import offer_of
-from bulkissue.service.readback import READERS
-from bulkissue.service.readback.page import Asked, Page, Reading, unite
+from bulkissue.service.page import Asked, Page, Reading, unite
+from bulkissue.service.readers import READERS
+from bulkissue.service.routes import offer_of
 from bulkissue.state import history
 from bulkissue.state.entries import Settlement
 from bulkissue.state.journal import Journal

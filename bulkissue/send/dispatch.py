@@ -25,8 +25,8 @@ from bulkissue.send.guards import Counters, Guards, Halt
 from bulkissue.send.pace import Pace
 from bulkissue.send.retry import attempts
 from bulkissue.send.verdict import Verdict, judge
-from bulkissue.service.endpoints import ROUTES
-from bulkissue.service.endpoints.answer import Offer
+from bulkissue.service.answer import Offer
+from bulkissue.service.routes import ROUTES
 from bulkissue.state.entries import Answer, Event, Intent
 from bulkissue.state.journal import Journal
 from bulkissue.state.journal_writer import JournalWriter

@@ -11,8 +11,8 @@ from msgspec.structs import replace
 
 from bulkissue.exchange import Batch, MaybeSent, NotSent, Reply, Sending
 from bulkissue.outcomes import REASONS, Outcome, Results, RowResult
-from bulkissue.service.endpoints import Endpoint
-from bulkissue.service.endpoints.answer import Complaint, Offer, Reading, Statement
+from bulkissue.service.answer import Complaint, Offer, Reading, Statement
+from bulkissue.service.routes import Endpoint
 
 #: The warning that means "not issued" although nothing is called an error.
 NOT_ISSUED_WARNING = "8890"

@@ -12,8 +12,8 @@ from conftest import each_row
 from bulkissue.exchange import Batch, Reply
 from bulkissue.outcomes import Outcome
 from bulkissue.send.verdict import judge
-from bulkissue.service.endpoints import ROUTES
-from bulkissue.service.endpoints.answer import Offer
+from bulkissue.service.answer import Offer
+from bulkissue.service.routes import ROUTES
 
 ENROL = Offer("enrol", program_id="2714", promotion_id="202188")
 EARN = Offer("earn", program_id="2714", promotion_id="202188")

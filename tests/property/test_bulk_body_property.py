@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bulkissue.exchange import Batch
-from bulkissue.service.endpoints import bulk
-from bulkissue.service.endpoints.answer import Offer
+from bulkissue.service import bulk
+from bulkissue.service.answer import Offer
 
 # UTF-8 has no lone surrogates, and no file of ours either. The few characters are those that mean something in JSON.
 _TEXT = st.text('",\\', max_size=4) | st.text(st.characters(exclude_categories=["Cs"]), max_size=12)

@@ -12,8 +12,8 @@ from msgspec.structs import replace
 
 from bulkissue.exchange import Batch, Reply
 from bulkissue.send.verdict import Verdict, _weigh, judge
-from bulkissue.service.endpoints import bulk
-from bulkissue.service.endpoints.answer import Offer
+from bulkissue.service import bulk
+from bulkissue.service.answer import Offer
 
 MISSING = "missing"
 PROOFS = ("earnedId", "issualId")

@@ -6,8 +6,8 @@ be taken for nothing.
 """
 
 from bulkissue.exchange import Reply, Request
-from bulkissue.service.endpoints.answer import Offer, as_text
-from bulkissue.service.readback.page import (
+from bulkissue.service.answer import Offer, as_text
+from bulkissue.service.page import (
     LIMIT,
     Asked,
     Found,

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from bulkissue.exchange import Reply, Request
-from bulkissue.service.endpoints.answer import as_text, whole_errors
+from bulkissue.service.answer import as_text, whole_errors
 
 #: Entries asked for on each page: the most the documentation allows.
 LIMIT = 100

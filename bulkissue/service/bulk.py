@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from bulkissue.exchange import Batch, Reply, Request
-from bulkissue.service.endpoints.answer import (
+from bulkissue.service.answer import (
     UNREADABLE,
     Offer,
     Proven,

@@ -7,7 +7,7 @@ The identifier travels in the query: its URL must never be logged.
 import msgspec
 
 from bulkissue.exchange import Batch, Reply, Request
-from bulkissue.service.endpoints.answer import (
+from bulkissue.service.answer import (
     UNREADABLE,
     Offer,
     Reading,

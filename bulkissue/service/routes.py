@@ -10,8 +10,8 @@ from typing import Protocol
 from bulkissue.exchange import Batch, Reply, Request
 from bulkissue.job.model import Action, Job
 from bulkissue.job.target import EFFECT_OF
-from bulkissue.service.endpoints import bulk, cart, coupon, single
-from bulkissue.service.endpoints.answer import Offer, Reading
+from bulkissue.service import bulk, cart, coupon, single
+from bulkissue.service.answer import Offer, Reading
 
 
 class Endpoint(Protocol):

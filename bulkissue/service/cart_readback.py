@@ -8,8 +8,8 @@ call a list whole that is as long as what was asked for, or as long as a limit o
 from typing import Any
 
 from bulkissue.exchange import Reply, Request
-from bulkissue.service.endpoints.answer import Offer, as_text
-from bulkissue.service.readback.page import (
+from bulkissue.service.answer import Offer, as_text
+from bulkissue.service.page import (
     LIMIT,
     Asked,
     Found,

@@ -8,9 +8,9 @@ shows and which comes next. GET only: nothing here may build a request that issu
 from typing import Protocol
 
 from bulkissue.exchange import Reply, Request
-from bulkissue.service.endpoints.answer import Offer
-from bulkissue.service.readback import carts, coupons, promotions
-from bulkissue.service.readback.page import Asked, Page
+from bulkissue.service import cart_readback, coupon_readback, promotions
+from bulkissue.service.answer import Offer
+from bulkissue.service.page import Asked, Page
 
 
 class ReadEndpoint(Protocol):
@@ -29,4 +29,9 @@ class ReadEndpoint(Protocol):
 
 
 #: By what was issued.
-READERS: dict[str, ReadEndpoint] = {"enrol": promotions, "earn": promotions, "cart": carts, "coupon": coupons}
+READERS: dict[str, ReadEndpoint] = {
+    "enrol": promotions,
+    "earn": promotions,
+    "cart": cart_readback,
+    "coupon": coupon_readback,
+}

@@ -8,7 +8,7 @@ code beside a series is a coupon's, and a code without one is an error's only wh
 import msgspec
 
 from bulkissue.exchange import Batch, Reply, Request
-from bulkissue.service.endpoints.answer import (
+from bulkissue.service.answer import (
     UNREADABLE,
     Offer,
     Reading,

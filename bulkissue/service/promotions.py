@@ -11,8 +11,8 @@ listings by the customer's status, so those in which an issue of ours may stand 
 from typing import Any
 
 from bulkissue.exchange import Reply, Request
-from bulkissue.service.endpoints.answer import Offer, as_text
-from bulkissue.service.readback.page import (
+from bulkissue.service.answer import Offer, as_text
+from bulkissue.service.page import (
     LIMIT,
     Asked,
     Found,

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import msgspec
 
 from bulkissue.exchange import Batch, Reply, Request
-from bulkissue.service.endpoints.answer import (
+from bulkissue.service.answer import (
     UNREADABLE,
     Offer,
     Reading,
