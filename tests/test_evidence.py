@@ -77,7 +77,7 @@ def test_older_issues_do_not_count():
 
 
 def test_older_issues_that_may_be_given_again():
-    """Only an older coupon is no new issue in any mode of a series, and the evidence says so; a new one is the row's."""
+    """An older coupon is no new issue in any mode of a series, and the evidence says so; a new one is."""
     coupon = replace(CONTEXT, gives_again=True)
     finding = weigh(SENT, found(-301_001), coupon)
     assert finding.kind == "not_issued"

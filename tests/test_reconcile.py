@@ -200,8 +200,9 @@ def test_older_issues(action, seconds_ago, expected, scene):
 
 @pytest.mark.parametrize(("reissue", "issued"), [("another", 1), ("resend", 0), ("refuse", 0)])
 def test_older_coupons_in_every_mode_of_a_series(reissue, issued, scene):
-    """Only a coupon that a lost request made is issued: not the same again, not a refusal, not a request that got lost."""
-    series = Series(id=TARGETS["coupon"]["series_id"], reissue=reissue)
+    """Only a coupon that a lost request made is issued: not the same again, not a refusal."""
+    target: Any = TARGETS["coupon"]
+    series = Series(id=target["series_id"], reissue=reissue)
     held = tuple(Earlier(effect="coupon", customer_id=int(one), series_id=series.id) for one in IDS[3:5])
     it = scene(series=(series,), earlier=held)
     it.write("coupon")

@@ -1,8 +1,8 @@
 """
 GET /v2/customers/coupons: the coupons a customer holds; settles `coupon`.
 
-A series may give a customer another coupon, the same one again, or none. An older one is therefore no sign that ours was
-issued: only its date tells it from a new one.
+A series may give a customer another coupon, the same one again, or none. An older one is no sign that ours was issued:
+only its date tells it from a new one.
 """
 
 from bulkissue.exchange import Reply, Request

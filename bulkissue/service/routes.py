@@ -1,15 +1,15 @@
 """
 The service's endpoints: one module each, pure, `request(batch, offer)` builds and `read(reply, batch, offer)` reads.
 
-A new endpoint is a new module and a line in `ROUTES`. None of them may decide what is sent again:
-they say what an answer states, `verdict` says what it means.
+A new endpoint is a new module and a line in `ROUTES`; which action takes it stands in `job.actions`. None of them may
+decide what is sent again: they say what an answer states, `verdict` says what it means.
 """
 
 from typing import Protocol
 
 from bulkissue.exchange import Batch, Reply, Request
-from bulkissue.job.model import Action, Job
-from bulkissue.job.target import EFFECT_OF
+from bulkissue.job.actions import ACTIONS
+from bulkissue.job.model import Job
 from bulkissue.service import bulk, cart, coupon, single
 from bulkissue.service.answer import Offer, Reading
 
@@ -47,7 +47,7 @@ def offer_of(job: Job, run_id: str) -> Offer:
     """What a run of this job issues; a cart job without a context id uses the run's id."""
     target = job.target
     return Offer(
-        effect=EFFECT_OF[job.job.action],
+        effect=ACTIONS[job.job.action].effect,
         program_id=_text(target.program_id),
         promotion_id=_text(target.promotion_id),
         promo_identifier=_text(target.promo_identifier),
@@ -58,15 +58,9 @@ def offer_of(job: Job, run_id: str) -> Offer:
 
 def routes_of(job: Job) -> dict[str, str]:
     """The route of each identifier type that this job can carry."""
-    action = job.job.action
-    if action in {Action.ENROL, Action.EARN}:
-        routes = dict.fromkeys(bulk.SPELLING, "bulk")
-        # The bulk endpoint knows no external ids; the single one needs a numeric promotion id and only earns.
-        if action is Action.EARN and isinstance(job.target.promotion_id, int):
-            routes["external_id"] = "single"
-        return routes
-    name = {Action.ISSUE: "single", Action.CART: "cart", Action.COUPON: "coupon"}[action]
-    return dict.fromkeys(ROUTES[name].SPELLING, name)
+    facts = ACTIONS[job.job.action]
+    numbered = facts.numbered if isinstance(job.target.promotion_id, int) else None
+    return {**facts.routes, **(numbered or {})}
 
 
 def _text(value: object) -> str:
