@@ -6,8 +6,6 @@ from typing import Any
 import pytest
 
 from bulkissue.exchange import Reply
-from bulkissue.service import cart_readback as carts
-from bulkissue.service import coupon_readback as coupons
 from bulkissue.service import promotions
 from bulkissue.service.answer import Offer
 from bulkissue.service.page import Asked, Found, Page, unite
@@ -40,21 +38,23 @@ def listing(*entries: object, total: object = None, **more: Any) -> dict[str, An
 
 
 def promotion_page(body: object, offer: Offer = EARN, *, status: int = 200, offset: int = 0) -> Page:
-    request = promotions.requests(ASKED, offer)[0]
+    request = promotions.listings(ASKED, offer)[0]
     if offset:
         query = tuple((name, str(offset) if name == "offset" else value) for name, value in request.query)
         request = type(request)(request.method, request.path, query)
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return promotions.read(Reply(status, raw), request, ASKED, offer)
+    return promotions.read_page(Reply(status, raw), request, ASKED, offer)
 
 
 def cart_page(body: object) -> Page:
-    return carts.read(Reply(200, json.dumps(body).encode()), carts.requests(BY_ID, CART)[0], BY_ID, CART)
+    return READERS["cart"].read_page(
+        Reply(200, json.dumps(body).encode()), READERS["cart"].listings(BY_ID, CART)[0], BY_ID, CART
+    )
 
 
 def coupon_page(body: object) -> Page:
-    request = coupons.requests(ASKED, COUPON)[0]
-    return coupons.read(Reply(200, json.dumps(body).encode()), request, ASKED, COUPON)
+    request = READERS["coupon"].listings(ASKED, COUPON)[0]
+    return READERS["coupon"].read_page(Reply(200, json.dumps(body).encode()), request, ASKED, COUPON)
 
 
 @pytest.mark.parametrize("effect", READERS)
@@ -62,13 +62,13 @@ def test_reading_only_gets(effect):
     """Every request of every read endpoint is a GET without a body."""
     offer = Offer(effect, "1", "2", "x", "3", "4")
     asked = BY_ID if effect == "cart" else ASKED
-    for request in READERS[effect].requests(asked, offer):
+    for request in READERS[effect].listings(asked, offer):
         assert (request.method, request.body) == ("GET", None)
 
 
 def test_promotions_are_asked_by_status():
     """All listings in which an issue may stand are asked for, by the row's own identifier, source and account."""
-    requests = promotions.requests(Asked("external_id", "007", "WEBSITE", "acc"), EARN)
+    requests = promotions.listings(Asked("external_id", "007", "WEBSITE", "acc"), EARN)
     assert [dict(request.query)["promotionStatusForCustomer"] for request in requests] == [
         "AVAILABLE_TO_EARN",
         "AVAILABLE_TO_REDEEM",
@@ -308,7 +308,7 @@ def test_coupon_pages():
 
 def test_both_spellings_of_an_external_id():
     """The documentation has two; both are sent."""
-    query = dict(coupons.requests(Asked("external_id", "007"), COUPON)[0].query)
+    query = dict(READERS["coupon"].listings(Asked("external_id", "007"), COUPON)[0].query)
     assert (query["externalId"], query["external_Id"]) == ("007", "007")
 
 

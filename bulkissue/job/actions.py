@@ -2,9 +2,9 @@
 The table of actions: one line for each thing a job can do to its customers.
 
 It lies below `service`, because the job file is checked by it before any endpoint is known; it knows routes and
-read-backs by name, and `service.routes` and `service.readers` bind each name to its module. A new action is a line here, a
-module there, and a file of the stand-in. Rows per request, proof and codes that stop a run are the endpoint's own:
-they stand in its module, once for all actions that take this route.
+read-backs by name, and `service.routes` and `service.readers` bind each name to its module. A new action is a line
+here, a module there, and a file of the stand-in. Rows per request, proof and codes that stop a run are the endpoint's
+own: they stand in its module, once for all actions that take this route.
 """
 
 from collections.abc import Mapping

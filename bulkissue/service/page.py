@@ -175,7 +175,7 @@ def opened(reply: Reply) -> dict[str, Any] | Page:
     return tree
 
 
-def unreadable() -> Page:
+def unreadable_page() -> Page:
     """The page of an answer that says it worked, and has not the endpoint's shape."""
     return Page(readable=False, doubt="the answer cannot be read")
 

@@ -22,18 +22,18 @@ from bulkissue.service.page import (
     opened,
     same,
     turned,
-    unreadable,
+    unreadable_page,
     whole_number,
 )
 
-PATH = "/v2/customers/lookup/promotionData"
+LISTING_PATH = "/v2/customers/lookup/promotionData"
 STATUSES = ("AVAILABLE_TO_EARN", "AVAILABLE_TO_REDEEM", "EXPIRED")
 _SPELLING = {"id": "id", "mobile": "mobile", "email": "email", "external_id": "externalId"}
 #: "Merged customer": said of an answer that is about the surviving one.
 _MERGED = "8069"
 
 
-def requests(asked: Asked, offer: Offer) -> tuple[Request, ...]:
+def listings(asked: Asked, offer: Offer) -> tuple[Request, ...]:
     """The first page of each listing."""
     query = [
         ("identifierName", _SPELLING[asked.identifier_type]),
@@ -43,17 +43,17 @@ def requests(asked: Asked, offer: Offer) -> tuple[Request, ...]:
     if asked.account_id:
         query.append(("accountId", asked.account_id))
     query += [("programs", offer.program_id), ("limit", str(LIMIT)), ("offset", "0")]
-    return tuple(Request("GET", PATH, (*query, ("promotionStatusForCustomer", status))) for status in STATUSES)
+    return tuple(Request("GET", LISTING_PATH, (*query, ("promotionStatusForCustomer", status))) for status in STATUSES)
 
 
-def read(reply: Reply, request: Request, asked: Asked, offer: Offer) -> Page:  # noqa: ARG001 - asked alike everywhere
+def read_page(reply: Reply, request: Request, asked: Asked, offer: Offer) -> Page:  # noqa: ARG001 - asked alike everywhere
     """What the page shows of our promotion."""
     tree = opened(reply)
     if isinstance(tree, Page):
         return tree
     entries = tree.get("promotions")
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        return unreadable()
+        return unreadable_page()
     details = tree.get("pageDetails")
     total = whole_number(details.get("totalEntries")) if isinstance(details, dict) else None
     further, cut_short = turned(request, len(entries), total)

@@ -1,14 +1,14 @@
 """
 Reading back: what the service shows of a customer. One pure module for each read endpoint.
 
-`requests(asked, offer)` builds the first page of each listing, `read(reply, request, asked, offer)` says what a page
-shows and which comes next. GET only: nothing here may build a request that issues anything.
+`listings(asked, offer)` builds the first page of each listing, `read_page(reply, request, asked, offer)` says what a
+page shows and which comes next. GET only: nothing here may build a request that issues anything.
 """
 
 from typing import Protocol
 
 from bulkissue.exchange import Reply, Request
-from bulkissue.service import cart_readback, coupon_readback, promotions
+from bulkissue.service import cart, coupon, promotions
 from bulkissue.service.answer import Offer
 from bulkissue.service.page import Asked, Page
 
@@ -17,13 +17,13 @@ class ReadEndpoint(Protocol):
     """What each module of a read endpoint offers."""
 
     #: From the root; for messages.
-    PATH: str
+    LISTING_PATH: str
 
-    def requests(self, asked: Asked, offer: Offer) -> tuple[Request, ...]:
+    def listings(self, asked: Asked, offer: Offer) -> tuple[Request, ...]:
         """The first page of each listing that together show all the customer holds."""
         ...
 
-    def read(self, reply: Reply, request: Request, asked: Asked, offer: Offer) -> Page:
+    def read_page(self, reply: Reply, request: Request, asked: Asked, offer: Offer) -> Page:
         """What a page shows of the offer."""
         ...
 
@@ -32,6 +32,6 @@ class ReadEndpoint(Protocol):
 READERS: dict[str, ReadEndpoint] = {
     "enrol": promotions,
     "earn": promotions,
-    "cart": cart_readback,
-    "coupon": coupon_readback,
+    "cart": cart,
+    "coupon": coupon,
 }
