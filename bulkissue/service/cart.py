@@ -18,7 +18,7 @@ import msgspec
 from bulkissue.exchange import Batch, Reply, Request
 from bulkissue.service.answer import (
     UNREADABLE,
-    Offer,
+    PromotionOrSeries,
     Reading,
     Statement,
     as_text,
@@ -69,14 +69,14 @@ _decode = msgspec.json.Decoder(_Answer).decode
 _decode_issued = msgspec.json.Decoder(_Issued).decode
 
 
-def request(batch: Batch, offer: Offer) -> Request:
+def request(batch: Batch, to_issue: PromotionOrSeries) -> Request:
     """The request for this batch: a bare array of customer ids."""
-    path = PATH.format(promotion_id=quote(offer.promotion_id, safe=""))
+    path = PATH.format(promotion_id=quote(to_issue.promotion_id, safe=""))
     body = _encode([int(identifier) for identifier in batch.identifiers])
-    return Request("POST", path, (("contextId", offer.context_id),), body)
+    return Request("POST", path, (("contextId", to_issue.context_id),), body)
 
 
-def read(reply: Reply, batch: Batch, offer: Offer) -> Reading:
+def read(reply: Reply, batch: Batch, to_issue: PromotionOrSeries) -> Reading:
     """What the answer states of each row, by customer id."""
     try:
         answer = _decode(reply.body)
@@ -87,13 +87,13 @@ def read(reply: Reply, batch: Batch, offer: Offer) -> Reading:
         if answer.data is None and not reading.whole:
             return reading
         return Reading(reading.statements, whole=reading.whole, unmatched="answer.missing")
-    statements = [_statement(answer.data.get(identifier), identifier, offer) for identifier in batch.identifiers]
+    statements = [_statement(answer.data.get(identifier), identifier, to_issue) for identifier in batch.identifiers]
     beside = len(answer.data) - sum(identifier in answer.data for identifier in batch.identifiers)
     notes = (f"{beside} customers in the answer that were not sent",) if beside else ()
     return Reading(statements, unmatched="answer.missing", notes=notes)
 
 
-def _statement(raw: msgspec.Raw | None, identifier: str, offer: Offer) -> Statement | None:
+def _statement(raw: msgspec.Raw | None, identifier: str, to_issue: PromotionOrSeries) -> Statement | None:
     if raw is None:
         return None
     try:
@@ -102,7 +102,7 @@ def _statement(raw: msgspec.Raw | None, identifier: str, offer: Offer) -> Statem
         return None
     return Statement(
         proof=as_text(issued.id),
-        foreign=differs(issued.promotionId, offer.promotion_id) or differs(issued.customerId, identifier),
+        foreign=differs(issued.promotionId, to_issue.promotion_id) or differs(issued.customerId, identifier),
         errors=complaints(issued.error) + complaints(issued.errors) + complaints(issued.errorDetails),
         customer_id=as_text(issued.customerId) or identifier,
         valid_till=_instant(issued.validTill),
@@ -124,13 +124,13 @@ _DEFAULT = 10
 _ROUND = 5
 
 
-def listings(asked: Asked, offer: Offer) -> tuple[Request, ...]:  # noqa: ARG001 - asked alike everywhere
+def listings(asked: Asked, to_issue: PromotionOrSeries) -> tuple[Request, ...]:  # noqa: ARG001 - asked alike everywhere
     """The one request there is; also for promotions that are not active any more."""
     query = (("isIncludeActivePromotionsOnly", "false"), ("includeRedemptions", "false"), ("limit", str(LIMIT)))
     return (Request("GET", LISTING_PATH.format(customer_id=int(asked.identifier)), query),)
 
 
-def read_page(reply: Reply, request: Request, asked: Asked, offer: Offer) -> Page:  # noqa: ARG001 - as above
+def read_page(reply: Reply, request: Request, asked: Asked, to_issue: PromotionOrSeries) -> Page:  # noqa: ARG001 - as above
     """What the answer shows of our promotion."""
     tree = opened(reply)
     if isinstance(tree, Page):
@@ -138,7 +138,7 @@ def read_page(reply: Reply, request: Request, asked: Asked, offer: Offer) -> Pag
     entries = tree.get("data")
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         return unreadable_page()
-    ours = [entry for entry in entries if same(entry.get("promotionId"), offer.promotion_id)]
+    ours = [entry for entry in entries if same(entry.get("promotionId"), to_issue.promotion_id)]
     found = [Found(as_text(entry.get("earnedPromotionId")), _made(entry)) for entry in ours]
     customers = {as_text(entry.get("customerId")) for entry in entries} - {""}
     doubts = []

@@ -13,7 +13,7 @@ import msgspec
 from bulkissue.exchange import Batch, Reply, Request
 from bulkissue.service.answer import (
     UNREADABLE,
-    Offer,
+    PromotionOrSeries,
     Reading,
     Statement,
     as_text,
@@ -59,15 +59,15 @@ _decode = msgspec.json.Decoder(_Answer).decode
 _encode = msgspec.json.Encoder().encode
 
 
-def request(batch: Batch, offer: Offer) -> Request:
+def request(batch: Batch, to_issue: PromotionOrSeries) -> Request:
     """The request for this one-row batch. A customer id goes as a number, as the page shows it."""
     identifier = batch.identifiers[0]
     value: int | str = int(identifier) if batch.identifier_type == "id" else identifier
-    body = {"seriesId": int(offer.series_id), "customer": {SPELLING[batch.identifier_type]: value}}
+    body = {"seriesId": int(to_issue.series_id), "customer": {SPELLING[batch.identifier_type]: value}}
     return Request("POST", PATH, body=_encode(body))
 
 
-def read(reply: Reply, batch: Batch, offer: Offer) -> Reading:
+def read(reply: Reply, batch: Batch, to_issue: PromotionOrSeries) -> Reading:
     """What the answer states of the row."""
     try:
         answer = _decode(reply.body)
@@ -81,7 +81,7 @@ def read(reply: Reply, batch: Batch, offer: Offer) -> Reading:
     customer = answer.customer if isinstance(answer.customer, dict) else {}
     statement = Statement(
         proof=as_text(answer.code) if coupon else "",
-        foreign=differs(answer.seriesId, offer.series_id),
+        foreign=differs(answer.seriesId, to_issue.series_id),
         errors=errors,
         warnings=complaints(answer.warnings),
         customer_id=as_text(customer.get("id")),
@@ -106,14 +106,14 @@ LISTING_PATH = "/v2/customers/coupons"
 _SPELLINGS = {"id": ("id",), "mobile": ("mobile",), "email": ("email",), "external_id": ("externalId", "external_Id")}
 
 
-def listings(asked: Asked, offer: Offer) -> tuple[Request, ...]:  # noqa: ARG001 - asked alike everywhere
+def listings(asked: Asked, to_issue: PromotionOrSeries) -> tuple[Request, ...]:  # noqa: ARG001 - asked alike everywhere
     """The first page; newest first, codes as they were issued (the service's default is capitals)."""
     who = tuple((name, asked.identifier) for name in _SPELLINGS[asked.identifier_type])
     how = (("coupon_code_case", "AS_IT_IS"), ("sort_order", "DESC"), ("limit", str(LIMIT)), ("offset", "0"))
     return (Request("GET", LISTING_PATH, (*who, *how)),)
 
 
-def read_page(reply: Reply, request: Request, asked: Asked, offer: Offer) -> Page:  # noqa: ARG001 - as above
+def read_page(reply: Reply, request: Request, asked: Asked, to_issue: PromotionOrSeries) -> Page:  # noqa: ARG001 - as above
     """What the page shows of our series."""
     tree = opened(reply)
     if isinstance(tree, Page):
@@ -128,7 +128,7 @@ def read_page(reply: Reply, request: Request, asked: Asked, offer: Offer) -> Pag
         return unreadable_page()
     total = whole_number(pagination.get("total")) if isinstance(pagination, dict) else None
     further, cut_short = turned(request, len(coupons), total)
-    ours = [coupon for coupon in coupons if same(coupon.get("seriesId"), offer.series_id)]
+    ours = [coupon for coupon in coupons if same(coupon.get("seriesId"), to_issue.series_id)]
     found = [Found(as_text(one.get("code")), instant(one, "createdDateISO", "createdDate")) for one in ours]
     doubts = [cut_short]
     if len(customers) > 1 or (coupons and not as_text(customers[0].get("id"))):

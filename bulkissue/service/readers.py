@@ -1,15 +1,15 @@
 """
 Reading back: what the service shows of a customer. One pure module for each read endpoint.
 
-`listings(asked, offer)` builds the first page of each listing, `read_page(reply, request, asked, offer)` says what a
-page shows and which comes next. GET only: nothing here may build a request that issues anything.
+`listings(asked, to_issue)` builds the first page of each listing, `read_page(reply, request, asked, to_issue)` says
+what a page shows and which comes next. GET only: nothing here may build a request that issues anything.
 """
 
 from typing import Protocol
 
 from bulkissue.exchange import Reply, Request
 from bulkissue.service import cart, coupon, promotions
-from bulkissue.service.answer import Offer
+from bulkissue.service.answer import PromotionOrSeries
 from bulkissue.service.page import Asked, Page
 
 
@@ -19,12 +19,12 @@ class ReadEndpoint(Protocol):
     #: From the root; for messages.
     LISTING_PATH: str
 
-    def listings(self, asked: Asked, offer: Offer) -> tuple[Request, ...]:
+    def listings(self, asked: Asked, to_issue: PromotionOrSeries) -> tuple[Request, ...]:
         """The first page of each listing that together show all the customer holds."""
         ...
 
-    def read_page(self, reply: Reply, request: Request, asked: Asked, offer: Offer) -> Page:
-        """What a page shows of the offer."""
+    def read_page(self, reply: Reply, request: Request, asked: Asked, to_issue: PromotionOrSeries) -> Page:
+        """What a page shows of the promotion or series."""
         ...
 
 

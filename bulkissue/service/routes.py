@@ -1,5 +1,6 @@
 """
-The service's endpoints: one module each, pure, `request(batch, offer)` builds and `read(reply, batch, offer)` reads.
+The service's endpoints: one module each, pure, `request(batch, to_issue)` builds and `read(reply, batch, to_issue)`
+reads.
 
 A new endpoint is a new module and a line in `ROUTES`; which action takes it stands in `job.actions`. None of them may
 decide what is sent again: they say what an answer states, `verdict` says what it means.
@@ -11,7 +12,7 @@ from bulkissue.exchange import Batch, Reply, Request
 from bulkissue.job.actions import ACTIONS
 from bulkissue.job.model import Job
 from bulkissue.service import bulk, cart, coupon, single
-from bulkissue.service.answer import Offer, Reading
+from bulkissue.service.answer import PromotionOrSeries, Reading
 
 
 class Endpoint(Protocol):
@@ -30,11 +31,11 @@ class Endpoint(Protocol):
     #: Codes that, said once for several customers, refuse the whole request.
     WHOLE: frozenset[str]
 
-    def request(self, batch: Batch, offer: Offer) -> Request:
-        """The request that issues `offer` to the batch's customers."""
+    def request(self, batch: Batch, to_issue: PromotionOrSeries) -> Request:
+        """The request that issues `to_issue` to the batch's customers."""
         ...
 
-    def read(self, reply: Reply, batch: Batch, offer: Offer) -> Reading:
+    def read(self, reply: Reply, batch: Batch, to_issue: PromotionOrSeries) -> Reading:
         """What the answer says of each row."""
         ...
 
@@ -43,10 +44,10 @@ class Endpoint(Protocol):
 ROUTES: dict[str, Endpoint] = {"bulk": bulk, "single": single, "cart": cart, "coupon": coupon}
 
 
-def offer_of(job: Job, run_id: str) -> Offer:
+def promotion_or_series(job: Job, run_id: str) -> PromotionOrSeries:
     """What a run of this job issues; a cart job without a context id uses the run's id."""
     target = job.target
-    return Offer(
+    return PromotionOrSeries(
         effect=ACTIONS[job.job.action].effect,
         program_id=_text(target.program_id),
         promotion_id=_text(target.promotion_id),
