@@ -20,8 +20,8 @@ from bulkissue.errors import StateRefused
 from bulkissue.exchange import Reply
 from bulkissue.reconcile.customers import KEY, SCHEMA, Memory
 from bulkissue.sandbox import Customer, Fault
-from bulkissue.service.readback import lookups
-from bulkissue.service.readback.page import Asked
+from bulkissue.service import lookup
+from bulkissue.service.page import Asked
 
 PEOPLE = tuple(
     Customer(id=700_000 + n, mobile=f"9199860{n:05}", email=f"c{n}@example.com", external_id=f"00{n}")
@@ -218,7 +218,7 @@ def test_pace(scene):
     it = scene(rows_of(*PEOPLE[:8]), limits={"requests_per_minute": 600, "concurrency": 8})
     began = time.monotonic()
     assert it.run().code == 0
-    # A token, 16 lookups, a token and two batches at ten a second: the first two slots cost nothing.
+    # A token, 16 lookup, a token and two batches at ten a second: the first two slots cost nothing.
     assert time.monotonic() - began > 1.6
     assert lookups_of(it) == 16
 
@@ -274,7 +274,7 @@ _KEEP = """
 import sys
 from pathlib import Path
 from bulkissue.reconcile.customers import Memory
-from bulkissue.service.readback.page import Asked
+from bulkissue.service.page import Asked
 for n in range(5):
     mobile = sys.argv[2] + str(n)
     Memory(Path(sys.argv[1]), "INSTORE").keep([(Asked("mobile", mobile, "INSTORE"), mobile, str(n + 1))])
@@ -317,10 +317,10 @@ def test_a_torn_memory(content, tmp_path):
 
 def test_the_question():
     """The identifier, its type as the service spells it, the source, and the account id where there is one."""
-    asked = lookups.request(Asked("external_id", "007", "INSTORE"))
+    asked = lookup.request(Asked("external_id", "007", "INSTORE"))
     assert (asked.method, asked.path) == ("GET", "/v2/customers/lookup")
     assert dict(asked.query) == {"source": "INSTORE", "identifierName": "externalId", "identifierValue": "007"}
-    assert ("accountId", "a") in lookups.request(Asked("mobile", "1", "WEBSITE", "a")).query
+    assert ("accountId", "a") in lookup.request(Asked("mobile", "1", "WEBSITE", "a")).query
 
 
 @pytest.mark.parametrize(
@@ -347,5 +347,5 @@ def test_the_question():
 )
 def test_answers(status, body, customer, settled, readable):
     """A customer id is taken from a success only, and "nobody" only from a code that means it."""
-    known = lookups.read(Reply(status, body.encode()))
+    known = lookup.read(Reply(status, body.encode()))
     assert (known.customer_id, known.settled, known.readable) == (customer, settled, readable)

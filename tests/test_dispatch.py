@@ -22,7 +22,7 @@ from bulkissue.job.model import GuardsSection, LimitsSection
 from bulkissue.sandbox import Fault, Running
 from bulkissue.send.dispatch import Dispatch
 from bulkissue.send.guards import Guards, Halt
-from bulkissue.service.endpoints.answer import Offer
+from bulkissue.service.answer import PromotionOrSeries
 from bulkissue.state.journal import Journal
 
 
@@ -208,11 +208,17 @@ def test_the_service_is_lost_and_found(scene, prepare):
     scene.judge()
 
 
-OFFER = Offer("earn", program_id="469", promotion_id="69218")
+TO_ISSUE = PromotionOrSeries("earn", program_id="469", promotion_id="69218")
 
 
 def send(
-    base_url: str, folder: Path, *, lanes: int = 4, batches: int = 30, canary: bool = True, offer: Offer = OFFER
+    base_url: str,
+    folder: Path,
+    *,
+    lanes: int = 4,
+    batches: int = 30,
+    canary: bool = True,
+    to_issue: PromotionOrSeries = TO_ISSUE,
 ) -> tuple[Halt | None, Guards]:
     """Sends batches of two with short probes; how it stopped, and what was counted."""
     guards = Guards(GuardsSection(canary=canary, canary_rows=10))
@@ -237,7 +243,7 @@ def send(
             journal=journal,
             lanes=[Lane(base_url, connect_timeout=2, read_timeout=2, trust_env=False) for _ in range(lanes)],
             make_auth=lambda _: Basic("till", "secret"),
-            offer=offer,
+            to_issue=to_issue,
             guards=guards,
             limits=limits,
             probe_seconds=(0.01, 0.02, 0.04),
@@ -253,9 +259,9 @@ def send(
 def test_a_fault_in_reading_keeps_the_answer(service, tmp_path):
     """Where reading an answer fails for a fault of the program, the run ends, and the answer is in the journal."""
     # Builds a request, and nothing can be held against it.
-    no_text = dataclasses.replace(OFFER, program_id=469)  # type: ignore[arg-type]
+    no_text = dataclasses.replace(TO_ISSUE, program_id=469)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
-        send(service.base_url, tmp_path, lanes=1, offer=no_text)
+        send(service.base_url, tmp_path, lanes=1, to_issue=no_text)
     ((results, status, body),) = journal_rows(tmp_path, "SELECT results, http_status, body FROM answer")
     assert (json.loads(results)["outcome"], status) == ("unknown", 200)
     proofs = [item["result"]["earnedId"] for item in json.loads(body)["response"]]

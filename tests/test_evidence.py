@@ -17,7 +17,7 @@ from bulkissue.reconcile.evidence import (
     confirms_success,
     weigh,
 )
-from bulkissue.service.readback.page import Found, Reading
+from bulkissue.service.page import Found, Reading
 
 SETTINGS = ReconcileSection(settle_after_seconds=120, clock_skew_seconds=300)
 FIRST = 1_800_000_000_000
@@ -77,11 +77,24 @@ def test_older_issues_do_not_count():
 
 
 def test_older_issues_that_may_be_given_again():
-    """Where the service may give again what the customer has, an older unclaimed one is a doubt; a new one is not."""
+    """An older coupon is no new issue in any mode of a series, and the evidence says so; a new one is."""
     coupon = replace(CONTEXT, gives_again=True)
-    assert weigh(SENT, found(-301_001), coupon).kind == "ambiguous"
-    assert weigh(SENT, found(-301_001), replace(coupon, claimed={"r0"})).kind == "not_issued"
+    finding = weigh(SENT, found(-301_001), coupon)
+    assert finding.kind == "not_issued"
+    assert "gave that one again or refused" in finding.why
+    assert weigh(SENT, found(-301_001), replace(coupon, claimed={"r0"})).why == "nothing is there"
     assert weigh(SENT, found(-301_001, 0), coupon).reference == "R1"
+
+
+@pytest.mark.parametrize("gives_again", [False, True])
+def test_older_issues_settle_nothing_in_doubt(gives_again):
+    """Older issues wait for the delay, need a control, a whole reading and dates that can be compared, like nothing."""
+    context = replace(CONTEXT, gives_again=gives_again)
+    assert weigh(SENT, found(-301_001, at=LATER - 1), context).kind == "too_early"
+    assert weigh(SENT, found(-301_001), replace(context, control="no success is known")).kind == "ambiguous"
+    assert weigh(SENT, found(-301_001, doubt="not all pages were read"), context).kind == "ambiguous"
+    assert weigh(SENT, found(-301_001), replace(context, clock=Clock(trusted=False))).kind == "ambiguous"
+    assert weigh(SENT, found(None), context).kind == "ambiguous"
 
 
 def test_nothing_too_early():

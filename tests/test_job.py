@@ -9,7 +9,7 @@ from jobfiles import SECRET, Write, problems_of, writer
 
 from bulkissue.job import loading
 from bulkissue.job.model import SETTINGS, Source, json_schema
-from bulkissue.service.endpoints import bulk, single
+from bulkissue.service import bulk, single
 
 
 @pytest.fixture

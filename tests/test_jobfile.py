@@ -11,7 +11,8 @@ from jobfiles import EARN, SECRET, Write, problems_of, tree, writer
 
 from bulkissue.errors import InputRefused, JobRefused
 from bulkissue.job import loading
-from bulkissue.job.model import SETTINGS, Action
+from bulkissue.job.actions import Action
+from bulkissue.job.model import SETTINGS
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "jobs").glob("*.toml"))
 

@@ -6,16 +6,17 @@ from typing import Any
 import pytest
 
 from bulkissue.exchange import Reply
-from bulkissue.service.endpoints.answer import Offer
-from bulkissue.service.readback import READERS, carts, coupons, promotions
-from bulkissue.service.readback.page import Asked, Found, Page, unite
+from bulkissue.service import promotions
+from bulkissue.service.answer import PromotionOrSeries
+from bulkissue.service.page import Asked, Found, Page, unite
+from bulkissue.service.readers import READERS
 
 ASKED = Asked("mobile", "919986000586", "INSTORE")
 BY_ID = Asked("id", "566881933")
-EARN = Offer("earn", program_id="1085", promotion_id="1119990")
-ENROL = Offer("enrol", program_id="1085", promotion_id="1119990")
-CART = Offer("cart", promotion_id="68df4516f398ae3dc88031df")
-COUPON = Offer("coupon", series_id="840067")
+EARN = PromotionOrSeries("earn", program_id="1085", promotion_id="1119990")
+ENROL = PromotionOrSeries("enrol", program_id="1085", promotion_id="1119990")
+CART = PromotionOrSeries("cart", promotion_id="68df4516f398ae3dc88031df")
+COUPON = PromotionOrSeries("coupon", series_id="840067")
 AT = 1719319453000  # 2024-06-25T12:44:13Z
 
 
@@ -36,36 +37,38 @@ def listing(*entries: object, total: object = None, **more: Any) -> dict[str, An
     return {"pageDetails": details, "customerId": 345854019, "promotions": list(entries), "warnings": []} | more
 
 
-def promotion_page(body: object, offer: Offer = EARN, *, status: int = 200, offset: int = 0) -> Page:
-    request = promotions.requests(ASKED, offer)[0]
+def promotion_page(body: object, to_issue: PromotionOrSeries = EARN, *, status: int = 200, offset: int = 0) -> Page:
+    request = promotions.listings(ASKED, to_issue)[0]
     if offset:
         query = tuple((name, str(offset) if name == "offset" else value) for name, value in request.query)
         request = type(request)(request.method, request.path, query)
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return promotions.read(Reply(status, raw), request, ASKED, offer)
+    return promotions.read_page(Reply(status, raw), request, ASKED, to_issue)
 
 
 def cart_page(body: object) -> Page:
-    return carts.read(Reply(200, json.dumps(body).encode()), carts.requests(BY_ID, CART)[0], BY_ID, CART)
+    return READERS["cart"].read_page(
+        Reply(200, json.dumps(body).encode()), READERS["cart"].listings(BY_ID, CART)[0], BY_ID, CART
+    )
 
 
 def coupon_page(body: object) -> Page:
-    request = coupons.requests(ASKED, COUPON)[0]
-    return coupons.read(Reply(200, json.dumps(body).encode()), request, ASKED, COUPON)
+    request = READERS["coupon"].listings(ASKED, COUPON)[0]
+    return READERS["coupon"].read_page(Reply(200, json.dumps(body).encode()), request, ASKED, COUPON)
 
 
 @pytest.mark.parametrize("effect", READERS)
 def test_reading_only_gets(effect):
     """Every request of every read endpoint is a GET without a body."""
-    offer = Offer(effect, "1", "2", "x", "3", "4")
+    to_issue = PromotionOrSeries(effect, "1", "2", "x", "3", "4")
     asked = BY_ID if effect == "cart" else ASKED
-    for request in READERS[effect].requests(asked, offer):
+    for request in READERS[effect].listings(asked, to_issue):
         assert (request.method, request.body) == ("GET", None)
 
 
 def test_promotions_are_asked_by_status():
     """All listings in which an issue may stand are asked for, by the row's own identifier, source and account."""
-    requests = promotions.requests(Asked("external_id", "007", "WEBSITE", "acc"), EARN)
+    requests = promotions.listings(Asked("external_id", "007", "WEBSITE", "acc"), EARN)
     assert [dict(request.query)["promotionStatusForCustomer"] for request in requests] == [
         "AVAILABLE_TO_EARN",
         "AVAILABLE_TO_REDEEM",
@@ -145,8 +148,8 @@ def test_other_promotions_matter_only_as_entries():
 
 def test_a_promotion_known_by_its_identifier():
     """A job without the promotion's id finds it by its identifier, and learns the id."""
-    offer = Offer("earn", program_id="1085", promo_identifier="DIWALI26")
-    page = promotion_page(listing(entry(timeline(issue()), identifier="Diwali26")), offer)
+    to_issue = PromotionOrSeries("earn", program_id="1085", promo_identifier="DIWALI26")
+    page = promotion_page(listing(entry(timeline(issue()), identifier="Diwali26")), to_issue)
     assert page.found == (Found("1583", AT),)
     assert page.names == ("1119990", "Diwali26")
 
@@ -305,7 +308,7 @@ def test_coupon_pages():
 
 def test_both_spellings_of_an_external_id():
     """The documentation has two; both are sent."""
-    query = dict(coupons.requests(Asked("external_id", "007"), COUPON)[0].query)
+    query = dict(READERS["coupon"].listings(Asked("external_id", "007"), COUPON)[0].query)
     assert (query["externalId"], query["external_Id"]) == ("007", "007")
 
 

@@ -16,7 +16,7 @@ from zygote import zygote
 
 from bulkissue.files import sha256
 from bulkissue.outcomes import Outcome
-from bulkissue.sandbox import Customer, Earlier, Fault, Promotion, Running
+from bulkissue.sandbox import Customer, Earlier, Fault, Promotion, Running, Series
 
 EFFECTS = {"enrol": "enrol", "earn": "earn", "issue": "earn", "cart": "cart", "coupon": "coupon"}
 IDS = [str(550_000_000 + n) for n in range(20)]
@@ -177,11 +177,12 @@ def test_the_settling_delay(scene):
         ("cart", 3600, {"issued": 5, "not_issued": 5}),
         ("earn", 60, {"ambiguous": 10}),
         ("cart", 60, {"ambiguous": 10}),
-        ("coupon", 3600, {"issued": 5, "ambiguous": 5}),
+        ("coupon", 3600, {"issued": 5, "not_issued": 5}),
+        ("coupon", 60, {"ambiguous": 10}),
     ],
 )
 def test_older_issues(action, seconds_ago, expected, scene):
-    """Customers who had the same before are settled where the older issue is clearly older, and a coupon is new."""
+    """Customers who had the same before are settled where the older issue is clearly older, coupons too."""
     target: Any = TARGETS[action]
     earlier = tuple(
         Earlier(effect=EFFECTS[action], customer_id=int(one), seconds_ago=seconds_ago, **target)  # type: ignore[arg-type]
@@ -197,16 +198,23 @@ def test_older_issues(action, seconds_ago, expected, scene):
     hold_against_books(ran.run_dir, it.service.issued(), effect=EFFECTS[action])
 
 
-def test_a_series_that_gives_the_same_coupon_again(scene):
-    """Where the lost answer may have carried the coupon that the customer had, the row stays unknown."""
-    it = scene(magic=True, earlier=(Earlier(effect="coupon", customer_id=int(IDS[3]), series_id=1001),))
+@pytest.mark.parametrize(("reissue", "issued"), [("another", 1), ("resend", 0), ("refuse", 0)])
+def test_older_coupons_in_every_mode_of_a_series(reissue, issued, scene):
+    """Only a coupon that a lost request made is issued: not the same again, not a refusal."""
+    target: Any = TARGETS["coupon"]
+    series = Series(id=target["series_id"], reissue=reissue)
+    held = tuple(Earlier(effect="coupon", customer_id=int(one), series_id=series.id) for one in IDS[3:5])
+    it = scene(series=(series,), earlier=held)
     it.write("coupon")
-    job = (it.folder / "job.toml").read_text().replace("544770", "1001")
-    (it.folder / "job.toml").write_text(job)
     it.rows(["id"], [(one,) for one in IDS[:6]])
-    it.service.order(*lost(after=(4,)))
-    it.run()
-    assert findings(it.reconcile()) == {"ambiguous": 1}
+    it.service.order(*lost(5, after=(4,)))
+    ran = it.run()
+    ended = it.reconcile()
+    expected = Counter({"issued": issued, "not_issued": 2 - issued})
+    assert Counter(findings(ended)) == +expected
+    whys = [row["_bi_message"] for row in read_ledger(ran.run_dir, "failure")]
+    assert sum("nothing new was issued" in why for why in whys) == 2 - issued
+    hold_against_books(ran.run_dir, it.service.issued(), effect="coupon")
 
 
 def test_several_attempts(scene):

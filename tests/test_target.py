@@ -4,13 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkissue.job.target import EFFECT_OF, Target, parse, same_target
+from bulkissue.job.actions import ACTIONS, EFFECTS, Action
+from bulkissue.job.model import TargetSection
+from bulkissue.job.target import Target, parse, same_target
+from bulkissue.service.readers import READERS
+from bulkissue.service.routes import ROUTES
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 targets = st.builds(
     Target,
     environment=texts.filter(bool),
-    effect=st.sampled_from(sorted(set(EFFECT_OF.values()))),
+    effect=st.sampled_from(sorted(EFFECTS)),
     promotion_id=texts,
     promo_identifier=texts,
     series_id=texts,
@@ -66,8 +70,18 @@ def test_different(other: Target) -> None:
 
 def test_issue_and_earn_share_an_effect() -> None:
     """The actions issue and earn have one effect; the other actions have their own."""
-    assert EFFECT_OF["issue"] == EFFECT_OF["earn"] == "earn"
-    assert all(EFFECT_OF[action] == action for action in ("enrol", "cart", "coupon"))
+    effects = {action: facts.effect for action, facts in ACTIONS.items()}
+    assert effects == {"enrol": "enrol", "earn": "earn", "issue": "earn", "cart": "cart", "coupon": "coupon"}
+
+
+def test_the_table_of_actions_is_whole() -> None:
+    """Each action has a line; each route has its module, which can spell its types; each effect can be read back."""
+    assert list(ACTIONS) == list(Action)
+    assert set(EFFECTS) == set(READERS)
+    pairs = {pair for facts in ACTIONS.values() for pair in (*facts.routes.items(), *(facts.numbered or {}).items())}
+    assert {route for _, route in pairs} == set(ROUTES)
+    assert all(kind in ROUTES[route].SPELLING for kind, route in pairs)
+    assert {key for facts in ACTIONS.values() for key in facts.keys} == set(TargetSection.model_fields)
 
 
 @given(targets)

@@ -9,14 +9,14 @@ from conftest import each_row
 from bulkissue.exchange import Batch, MaybeSent, NotSent, Reply, Sending
 from bulkissue.outcomes import Outcome
 from bulkissue.send.verdict import Verdict, judge
-from bulkissue.service.endpoints import ROUTES
-from bulkissue.service.endpoints.answer import Offer
+from bulkissue.service.answer import PromotionOrSeries
+from bulkissue.service.routes import ROUTES
 
-OFFERS = {
-    "bulk": Offer("earn", program_id="1", promotion_id="2"),
-    "single": Offer("earn", program_id="1", promotion_id="2"),
-    "cart": Offer("cart", promotion_id="bb", context_id="run1"),
-    "coupon": Offer("coupon", series_id="1"),
+TO_ISSUE_BY_ROUTE = {
+    "bulk": PromotionOrSeries("earn", program_id="1", promotion_id="2"),
+    "single": PromotionOrSeries("earn", program_id="1", promotion_id="2"),
+    "cart": PromotionOrSeries("cart", promotion_id="bb", context_id="run1"),
+    "coupon": PromotionOrSeries("coupon", series_id="1"),
 }
 PROOFS: dict[str, dict[str, Any]] = {
     "bulk": {"response": [{"result": {"entityId": 7, "earnedId": "2"}, "errors": [], "warnings": []}]},
@@ -33,7 +33,7 @@ def batch(route: str, *identifiers: str, kind: str = "id") -> Batch:
 
 
 def verdict(route: str, sending: Sending, *identifiers: str, kind: str = "id") -> Verdict:
-    return judge(sending, batch(route, *(identifiers or ("7",)), kind=kind), ROUTES[route], OFFERS[route])
+    return judge(sending, batch(route, *(identifiers or ("7",)), kind=kind), ROUTES[route], TO_ISSUE_BY_ROUTE[route])
 
 
 def reply(status: int, body: object, **more: object) -> Reply:
@@ -433,8 +433,8 @@ def test_references_and_details():
 def test_a_promotion_identifier_that_is_a_long_number(ours):
     """An identifier of more digits than an integer has is text like any other, and its rows' proofs count."""
     item = {"result": {"entityId": 7, "earnedId": "2", "promoIdentifier": ours}, "errors": [], "warnings": []}
-    offer = Offer("earn", program_id="1", promo_identifier=ours)
-    assert only(judge(reply(200, {"response": [item]}), batch("bulk", "7"), ROUTES["bulk"], offer)) == (
+    to_issue = PromotionOrSeries("earn", program_id="1", promo_identifier=ours)
+    assert only(judge(reply(200, {"response": [item]}), batch("bulk", "7"), ROUTES["bulk"], to_issue)) == (
         Outcome.SUCCEEDED,
         "answer.proof",
     )
@@ -444,6 +444,6 @@ def test_a_promotion_identifier_that_is_a_long_number(ours):
 def test_a_promotion_identifier_that_looks_like_a_number(ours, stated):
     """An identifier is ours digit by digit: 71 does not name the promotion "071"."""
     item = {"result": {"entityId": 7, "earnedId": "2", "promoIdentifier": stated}, "errors": [], "warnings": []}
-    offer = Offer("earn", program_id="1", promo_identifier=ours)
-    found = judge(reply(200, {"response": [item]}), batch("bulk", "7"), ROUTES["bulk"], offer)
+    to_issue = PromotionOrSeries("earn", program_id="1", promo_identifier=ours)
+    found = judge(reply(200, {"response": [item]}), batch("bulk", "7"), ROUTES["bulk"], to_issue)
     assert only(found) == (Outcome.UNKNOWN, "answer.foreign")

@@ -9,7 +9,7 @@ import polars as pl
 from bulkissue.input.identifiers import identify
 from bulkissue.job.loading import LoadedJob
 from bulkissue.outcomes import IDENTIFIER_TYPES, KNOWN_BY, STRENGTH
-from bulkissue.service.endpoints import ROUTES, routes_of
+from bulkissue.service.routes import ROUTES, routes_of
 from bulkissue.state import history
 
 

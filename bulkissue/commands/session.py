@@ -33,7 +33,7 @@ from bulkissue.results import derivation, ledgers, report
 from bulkissue.send.dispatch import Dispatch
 from bulkissue.send.guards import Counters, Guards, Halt
 from bulkissue.send.reader import lane_of
-from bulkissue.service.endpoints import offer_of
+from bulkissue.service.routes import promotion_or_series
 from bulkissue.state import history, run_folder
 from bulkissue.state.entries import Event
 from bulkissue.state.journal import Journal
@@ -117,7 +117,7 @@ class Session:
             journal=self.journal,
             lanes=[lane_of(api) for _ in range(min(limits.concurrency, drawn.requests))],
             make_auth=lambda pace: make_auth(api, credentials, lane_of(api), pace.slot),
-            offer=offer_of(settings, self.manifest.run_id),
+            to_issue=promotion_or_series(settings, self.manifest.run_id),
             guards=Guards(settings.guards),
             limits=limits,
             watch=lambda counters: self.watch.sending(counters, rows),

@@ -6,14 +6,14 @@ Says what each value must be. Must never read a file or the environment, nor hol
 
 import unicodedata
 from collections.abc import Iterator
-from enum import StrEnum
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
-from bulkissue.job.target import EFFECT_OF, Target
+from bulkissue.job.actions import ACTIONS, Action
+from bulkissue.job.target import Target
 
 IdentifierType = Literal["id", "mobile", "email", "external_id"]
 
@@ -32,16 +32,6 @@ Source = Literal[
     "WEBSITE",
     "WEB_ENGAGE",
 ]
-
-
-class Action(StrEnum):
-    """What a job does to its customers."""
-
-    ENROL = "enrol"
-    EARN = "earn"
-    ISSUE = "issue"
-    CART = "cart"
-    COUPON = "coupon"
 
 
 # What one value must be. Each check says, to stand behind the value, what is wrong with it.
@@ -363,7 +353,7 @@ class Job(Section):
         text = {key: "" if value is None else str(value) for key, value in self.target}
         return Target(
             environment=self.api.environment or (urlsplit(self.api.base_url).hostname or ""),
-            effect=EFFECT_OF[self.job.action],
+            effect=ACTIONS[self.job.action].effect,
             promotion_id=text["promotion_id"],
             promo_identifier=text["promo_identifier"],
             series_id=text["series_id"],

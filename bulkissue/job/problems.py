@@ -12,16 +12,8 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
-from bulkissue.job.model import KEYS, SETTINGS, Action, AttributionSection, TargetSection, at
-
-#: The keys of `[target]` that each action reads. `issue` takes the identifier for its history only.
-_TARGET_KEYS: dict[Action, tuple[str, ...]] = {
-    Action.ENROL: ("program_id", "promotion_id", "promo_identifier"),
-    Action.EARN: ("program_id", "promotion_id", "promo_identifier"),
-    Action.ISSUE: ("program_id", "promotion_id", "promo_identifier"),
-    Action.CART: ("promotion_id", "context_id"),
-    Action.COUPON: ("series_id",),
-}
+from bulkissue.job.actions import ACTIONS, Action
+from bulkissue.job.model import KEYS, SETTINGS, AttributionSection, TargetSection, at
 
 _MISSING_HINTS = {
     "config_version": "; write config_version = 1 at the top",
@@ -138,30 +130,34 @@ def disagreements(tree: dict[str, Any], refused: set[str]) -> Iterator[tuple[str
 
 
 def _target_disagreements(action: Action, target: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    used = _TARGET_KEYS[action]
+    facts = ACTIONS[action]
     for name in TargetSection.model_fields:
-        if name in target and name not in used:
-            users = ", ".join(other for other in Action if name in _TARGET_KEYS[other])
+        if name in target and name not in facts.keys:
+            users = ", ".join(other for other in Action if name in ACTIONS[other].keys)
             yield name, f"{action} does not use it; it is for {users}"
-    for name in ("program_id", "series_id"):
-        if name in used and name not in target:
-            yield name, f"is missing; {action} needs it"
-    if "promotion_id" not in used:
-        return
+    for name in facts.needs:
+        if name not in target:
+            yield name, f"is missing; {action} needs it{_how(action, name)}"
+    if facts.either and not any(name in target for name in facts.either):
+        yield facts.either[0], f"is missing; {action} needs {', '.join(facts.either)}, or both"
     promotion = target.get("promotion_id")
-    if promotion is None:
-        if action is Action.CART:
-            yield "promotion_id", "is missing; cart needs it, as text in quotes"
-        elif action is Action.ISSUE:
-            yield "promotion_id", "is missing; issue needs the number, as its endpoint takes no promo_identifier"
-        elif "promo_identifier" not in target:
-            yield "promotion_id", f"is missing; {action} needs promotion_id, promo_identifier, or both"
-    elif action is not Action.CART and not isinstance(promotion, int):
+    if promotion is None or "promotion_id" not in facts.keys:
+        return
+    if not facts.text_id and not isinstance(promotion, int):
         yield "promotion_id", f"{shown(promotion)} is text; {action} needs the number, without quotes"
-    elif action is Action.CART and not isinstance(promotion, str):
-        yield "promotion_id", f"{shown(promotion)} is a number; cart needs text, in quotes"
-    elif action is Action.CART and not re.fullmatch(r"[A-Za-z0-9_-]+", promotion):
+    elif facts.text_id and not isinstance(promotion, str):
+        yield "promotion_id", f"{shown(promotion)} is a number; {action} needs text, in quotes"
+    elif facts.text_id and not re.fullmatch(r"[A-Za-z0-9_-]+", promotion):
         yield "promotion_id", f"{shown(promotion)} is not made of letters, digits, - and _"  # it is part of a path
+
+
+def _how(action: Action, name: str) -> str:
+    """How a missing promotion id is to be written."""
+    if name != "promotion_id":
+        return ""
+    if ACTIONS[action].text_id:
+        return ", as text in quotes"
+    return ", the number, as its endpoint takes no promo_identifier"
 
 
 def shown(value: object, clip: int | None = 60) -> str:

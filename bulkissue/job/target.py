@@ -9,17 +9,10 @@ import re
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
-#: What each action does to a customer. `issue` is another road to `earn`.
-EFFECT_OF: dict[str, str] = {
-    "enrol": "enrol",
-    "earn": "earn",
-    "issue": "earn",
-    "cart": "cart",
-    "coupon": "coupon",
-}
+from bulkissue.job.actions import EFFECTS
 
 _NAME = re.compile(
-    rf"(?P<environment>[^/]+)/(?P<effect>{'|'.join(sorted(set(EFFECT_OF.values())))})"
+    rf"(?P<environment>[^/]+)/(?P<effect>{'|'.join(sorted(EFFECTS))})"
     r"/(?P<kind>promotion|promo|series)=(?P<value>[^/]+)(/occasion=(?P<occasion>[^/]+))?"
 )
 

@@ -19,7 +19,7 @@ from bulkissue.input.intake import Intake
 from bulkissue.job.model import Job
 from bulkissue.outcomes import IDENTIFIER_TYPES, KNOWN_BY, REASONS, STRENGTH, Outcome
 from bulkissue.plan.same_customer import SHARED, all_known, end_of_sent, ends, entangled, related
-from bulkissue.service.endpoints import ROUTES, routes_of
+from bulkissue.service.routes import ROUTES, routes_of
 from bulkissue.state.history import HISTORY_SCHEMA
 from bulkissue.state.journal import SENT
 

@@ -18,7 +18,7 @@ from bulkissue.errors import StateRefused
 from bulkissue.job.target import Target, parse
 from bulkissue.outcomes import Outcome
 from bulkissue.results import derivation, ledgers
-from bulkissue.service.readback.page import Asked
+from bulkissue.service.page import Asked
 from bulkissue.state import history
 from bulkissue.state.journal import Journal
 

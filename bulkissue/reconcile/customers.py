@@ -25,8 +25,8 @@ from bulkissue.job.loading import LoadedJob
 from bulkissue.job.model import ApiSection
 from bulkissue.send.pace import SPREAD
 from bulkissue.send.reader import Reader, Stopped, Unread, reading
-from bulkissue.service.readback import lookups
-from bulkissue.service.readback.page import Asked
+from bulkissue.service import lookup
+from bulkissue.service.page import Asked
 
 #: What one lookup is about. The same mobile may be two people's, by source and account.
 KEY = ("identifier_type", "compare_key", "source", "account_id")
@@ -114,7 +114,7 @@ class Memory:
 def memory_of(loaded: LoadedJob) -> Memory:
     """What is remembered of the customers of a job's environment."""
     environment = loaded.job.issues().names()[0].partition("/")[0]
-    return Memory(loaded.state_dir / environment, loaded.job.identifiers.default_source or lookups.SOURCE)
+    return Memory(loaded.state_dir / environment, loaded.job.identifiers.default_source or lookup.SOURCE)
 
 
 def look_up(
@@ -209,7 +209,7 @@ class _Search:
     async def _lane(self, reader: Reader) -> None:
         for row, identifier, kind, key, source, account_id in self._rows:
             asked = Asked(kind, identifier, source or self._memory.source, account_id)
-            known = await reader.ask(lookups.request(asked), lookups.read)
+            known = await reader.ask(lookup.request(asked), lookup.read)
             if isinstance(known, Unread):
                 self._unread.append((row, known.reason))
             elif not known.settled:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from bulkissue.job.model import ReconcileSection
-from bulkissue.service.readback.page import Found, Reading
+from bulkissue.service.page import Found, Reading
 
 #: Milliseconds. The service writes most dates in whole seconds, which may lie before what they are the date of.
 SECOND = 1000
@@ -134,13 +134,11 @@ def weigh(sent: Sent, reading: Reading, context: Context) -> Finding:
     if reading.doubt:
         return Finding("ambiguous", reading.doubt)
     if not near:
-        if older and context.gives_again:
-            return Finding("ambiguous", f"{_issues(older)} made before it was sent, and it may have been given again")
         if reading.at < sent.last + settings.settle_after_seconds * 1000:
             return Finding("too_early", f"nothing is there yet; look again {_after(sent.last, settings)}")
         if context.control:
             return Finding("ambiguous", f"nothing is there, but {context.control}")
-        return Finding("not_issued", f"nothing is there{f', but {_issues(older)} made earlier' if older else ''}")
+        return Finding("not_issued", _nothing_new(older, context.gives_again))
     if len(near) > 1:
         return Finding("ambiguous", f"{len(near)} issues could be it")
     only, at = near[0], dates[near[0].reference]
@@ -200,6 +198,23 @@ def instant_text(at: int) -> str:
 
 def _after(moment: int, settings: ReconcileSection) -> str:
     return f"after {instant_text(moment + round(settings.settle_after_seconds * 1000))}"
+
+
+def _nothing_new(older: int, gives_again: bool) -> str:
+    """
+    Why nothing was issued for the row.
+
+    A series treats a customer who has a coupon in one of three ways: it gives another one, which would be there by now
+    with a new date; it gives the same one again; or it refuses. In none of them did our sending issue what is older.
+    """
+    if not older:
+        return "nothing is there"
+    if not gives_again:
+        return f"nothing is there, but {_issues(older)} made earlier"
+    return (
+        f"nothing new is there, only {_issues(older)} made earlier; "
+        "if the series gave that one again or refused, nothing new was issued either"
+    )
 
 
 def _issues(count: int) -> str:

@@ -41,9 +41,9 @@ from bulkissue.reconcile.evidence import (
 from bulkissue.results import derivation
 from bulkissue.send.guards import Halt
 from bulkissue.send.reader import Reader, Stopped, Unread, reading
-from bulkissue.service.endpoints import offer_of
-from bulkissue.service.readback import READERS
-from bulkissue.service.readback.page import Asked, Page, Reading, unite
+from bulkissue.service.page import Asked, Page, Reading, unite
+from bulkissue.service.readers import READERS
+from bulkissue.service.routes import promotion_or_series
 from bulkissue.state import history
 from bulkissue.state.entries import Settlement
 from bulkissue.state.journal import Journal
@@ -217,8 +217,8 @@ class _ReadingBack:
     ) -> None:
         self._case = case
         self._reader = reader
-        self._offer = offer_of(case.job, case.run.run_id)
-        self._endpoint = READERS[self._offer.effect]
+        self._to_issue = promotion_or_series(case.job, case.run.run_id)
+        self._endpoint = READERS[self._to_issue.effect]
         self._controls = controls
         self._account = account
         self._settle = settle
@@ -227,7 +227,7 @@ class _ReadingBack:
         self._unknown: list[tuple[Row, Reading]] = []
         self._taken: set[str] = set()
         self._identities: dict[OpenRow, str | None] = {}
-        self._evidence = f"read from {instant_text(_now())} by GET {self._endpoint.PATH}"
+        self._evidence = f"read from {instant_text(_now())} by GET {self._endpoint.LISTING_PATH}"
 
     async def settle_unknown(self, rows: Sequence[Row]) -> None:
         """
@@ -288,7 +288,7 @@ class _ReadingBack:
             clock=self._clock,
             claimed={*claimed, *self._taken},
             rival=rival,
-            gives_again=self._offer.effect == "coupon",
+            gives_again=self._to_issue.effect == "coupon",
             settings=self._case.job.reconcile,
         )
 
@@ -315,7 +315,7 @@ class _ReadingBack:
         """All that the service shows of a customer."""
         begun = _now()
         listings: list[list[Page]] = []
-        for first in self._endpoint.requests(asked, self._offer):
+        for first in self._endpoint.listings(asked, self._to_issue):
             pages = [await self._page(first, asked)]
             while (further := pages[-1].next) is not None and len(pages) < _MOST_PAGES:
                 pages.append(await self._page(further, asked))
@@ -326,7 +326,7 @@ class _ReadingBack:
 
     async def _page(self, request: Request, asked: Asked) -> Page:
         def read(reply: Reply) -> Page:
-            return self._endpoint.read(reply, request, asked, self._offer)
+            return self._endpoint.read_page(reply, request, asked, self._to_issue)
 
         page = await self._reader.ask(request, read)
         if isinstance(page, Unread):
@@ -404,7 +404,7 @@ class _ReadingBack:
         async def identify(one: OpenRow) -> None:
             known = memory.asked(one)
             asked = known or Asked(one.identifier_type, one.key, row.asked.source)
-            page = await self._page(self._endpoint.requests(asked, self._offer)[0], asked)
+            page = await self._page(self._endpoint.listings(asked, self._to_issue)[0], asked)
             told = page.customer_id or not page.doubt or (page.nobody and known)
             self._identities[one] = page.customer_id if told else None
 

@@ -25,8 +25,8 @@ from bulkissue.send.guards import Counters, Guards, Halt
 from bulkissue.send.pace import Pace
 from bulkissue.send.retry import attempts
 from bulkissue.send.verdict import Verdict, judge
-from bulkissue.service.endpoints import ROUTES
-from bulkissue.service.endpoints.answer import Offer
+from bulkissue.service.answer import PromotionOrSeries
+from bulkissue.service.routes import ROUTES
 from bulkissue.state.entries import Answer, Event, Intent
 from bulkissue.state.journal import Journal
 from bulkissue.state.journal_writer import JournalWriter
@@ -48,7 +48,7 @@ class Dispatch:
         journal: Open for writing.
         lanes: One request may be in flight on each.
         make_auth: Where headers come from; a token request takes a slot of the pace like any other.
-        offer: What is issued.
+        to_issue: What is issued.
         guards: When to stop.
         limits: Pace, attempts and sizes.
         watch: Told whenever the counters has changed.
@@ -62,7 +62,7 @@ class Dispatch:
         journal: Journal,
         lanes: Sequence[Lane],
         make_auth: Callable[[Pace], Auth],
-        offer: Offer,
+        to_issue: PromotionOrSeries,
         guards: Guards,
         limits: LimitsSection,
         watch: Callable[[Counters], None] = lambda _: None,
@@ -81,7 +81,7 @@ class Dispatch:
         self._lanes = lanes
         self._pace = Pace(limits.requests_per_minute, clock=time.monotonic, sleep=self._sleep, wall=time.time)
         self._auth = make_auth(self._pace)
-        self._offer = offer
+        self._to_issue = to_issue
         self._guards = guards
         self._limits = limits
         self._largest = limits.batch_size
@@ -224,7 +224,7 @@ class Dispatch:
             self._stop(Halt.by("guard.credentials", trouble.message, exit_code=ExitCode.SETTINGS))
             raise _Halted from None
         endpoint = ROUTES[batch.route]
-        prepared = lane.build(endpoint.request(batch, self._offer), headers)
+        prepared = lane.build(endpoint.request(batch, self._to_issue), headers)
         if self._stopping.is_set():
             raise _Halted
         number = self._next_attempt
@@ -255,7 +255,7 @@ class Dispatch:
         """
         reached("answer.received")
         try:
-            verdict = judge(sending, batch, ROUTES[batch.route], self._offer)
+            verdict = judge(sending, batch, ROUTES[batch.route], self._to_issue)
         except Exception:
             # A fault of ours, which ends the run. It must not cost the answer as well.
             self._writer.put(_unjudged(number, sending))

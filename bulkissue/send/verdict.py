@@ -11,8 +11,8 @@ from msgspec.structs import replace
 
 from bulkissue.exchange import Batch, MaybeSent, NotSent, Reply, Sending
 from bulkissue.outcomes import REASONS, Outcome, Results, RowResult
-from bulkissue.service.endpoints import Endpoint
-from bulkissue.service.endpoints.answer import Complaint, Offer, Reading, Statement
+from bulkissue.service.answer import Complaint, PromotionOrSeries, Reading, Statement
+from bulkissue.service.routes import Endpoint
 
 #: The warning that means "not issued" although nothing is called an error.
 NOT_ISSUED_WARNING = "8890"
@@ -67,13 +67,13 @@ class Verdict(msgspec.Struct, frozen=True, gc=False):
         return self.results is not None and self.results.any(Outcome.UNKNOWN)
 
 
-def judge(sending: Sending, batch: Batch, endpoint: Endpoint, offer: Offer) -> Verdict:
+def judge(sending: Sending, batch: Batch, endpoint: Endpoint, to_issue: PromotionOrSeries) -> Verdict:
     """What became of the batch's rows, given what came back from the wire."""
     if isinstance(sending, NotSent):
         return Verdict(void=True, reason=sending.reason, again=True)
     if isinstance(sending, MaybeSent):
         return Verdict(void=False, results=Results(Outcome.UNKNOWN.value, sending.reason, REASONS[sending.reason]))
-    return _weigh(sending, endpoint.read(sending, batch, offer), batch, endpoint)
+    return _weigh(sending, endpoint.read(sending, batch, to_issue), batch, endpoint)
 
 
 def _weigh(sending: Reply, reading: Reading, batch: Batch, endpoint: Endpoint) -> Verdict:

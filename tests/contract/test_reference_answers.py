@@ -12,16 +12,16 @@ from conftest import each_row
 from bulkissue.exchange import Batch, Reply
 from bulkissue.outcomes import Outcome
 from bulkissue.send.verdict import judge
-from bulkissue.service.endpoints import ROUTES
-from bulkissue.service.endpoints.answer import Offer
+from bulkissue.service.answer import PromotionOrSeries
+from bulkissue.service.routes import ROUTES
 
-ENROL = Offer("enrol", program_id="2714", promotion_id="202188")
-EARN = Offer("earn", program_id="2714", promotion_id="202188")
-DIRECT = Offer("earn", program_id="2714", promotion_id="202090")
-SINGLE = Offer("earn", program_id="2750", promotion_id="201436")
-CART = Offer("cart", promotion_id="67dd4210ef21a64211227e04", context_id="973")
-COUPON = Offer("coupon", series_id="544770")
-ANY = Offer("earn", program_id="1", promotion_id="2", series_id="1")
+ENROL = PromotionOrSeries("enrol", program_id="2714", promotion_id="202188")
+EARN = PromotionOrSeries("earn", program_id="2714", promotion_id="202188")
+DIRECT = PromotionOrSeries("earn", program_id="2714", promotion_id="202090")
+SINGLE = PromotionOrSeries("earn", program_id="2750", promotion_id="201436")
+CART = PromotionOrSeries("cart", promotion_id="67dd4210ef21a64211227e04", context_id="973")
+COUPON = PromotionOrSeries("coupon", series_id="544770")
+ANY = PromotionOrSeries("earn", program_id="1", promotion_id="2", series_id="1")
 FOUR = ("423926199", "423926198", "423926200", "423926201")
 
 
@@ -67,7 +67,7 @@ ISSUED = [
     (
         "bulk mixed: one issued, three customers not found",
         "bulk",
-        Offer("earn", program_id="699", promotion_id="74116"),
+        PromotionOrSeries("earn", program_id="699", promotion_id="74116"),
         ("170940055", "1", "2", "3"),
         bulk(done(170940055, 74116, 699, "72", "102"), refused(8015), refused(8015), refused(8015), failures=3),
         ["102", "failed api.8015", "failed api.8015", "failed api.8015"],
@@ -156,7 +156,7 @@ ISSUED = [
     (
         "known shape: bulk by promo identifier",
         "bulk",
-        Offer("earn", program_id="1", promo_identifier="DIWALI26"),
+        PromotionOrSeries("earn", program_id="1", promo_identifier="DIWALI26"),
         ("7",),
         bulk(
             {
@@ -170,7 +170,7 @@ ISSUED = [
     (
         "known shape: cart ok",
         "cart",
-        Offer("cart", promotion_id="bb"),
+        PromotionOrSeries("cart", promotion_id="bb"),
         ("7",),
         {
             "data": {
@@ -189,7 +189,7 @@ ISSUED = [
     (
         "known shape: cart partial, errors beside",
         "cart",
-        Offer("cart", promotion_id="bb"),
+        PromotionOrSeries("cart", promotion_id="bb"),
         ("7", "8"),
         {"data": {"7": {"id": "aa"}}, "errors": [{"code": 1, "message": "m"}]},
         ["aa", "unknown answer.missing"],
@@ -197,7 +197,7 @@ ISSUED = [
     (
         "known shape: cart partial, an error in the item",
         "cart",
-        Offer("cart", promotion_id="bb"),
+        PromotionOrSeries("cart", promotion_id="bb"),
         ("7",),
         {"data": {"7": {"id": "aa", "error": {"code": 1, "message": "m"}}}},
         ["unknown answer.proof_with_error"],
@@ -205,7 +205,7 @@ ISSUED = [
     (
         "known shape: cart empty",
         "cart",
-        Offer("cart", promotion_id="bb"),
+        PromotionOrSeries("cart", promotion_id="bb"),
         ("7",),
         {"data": {}},
         ["unknown answer.missing"],
@@ -273,24 +273,24 @@ REFUSED = [
 
 @pytest.mark.parametrize("status", [200, 400])
 @pytest.mark.parametrize(
-    ("route", "offer", "identifiers", "body", "expected"), [pytest.param(*case[1:], id=case[0]) for case in ISSUED]
+    ("route", "to_issue", "identifiers", "body", "expected"), [pytest.param(*case[1:], id=case[0]) for case in ISSUED]
 )
 def test_answers(  # noqa: PLR0917 - a case has so many parts
-    route, offer, identifiers, body, expected, status
+    route, to_issue, identifiers, body, expected, status
 ):
     """Each answer gives each row what it says of it."""
-    assert outcomes(route, offer, identifiers, status, json.dumps(body).encode()) == expected
+    assert outcomes(route, to_issue, identifiers, status, json.dumps(body).encode()) == expected
 
 
 @pytest.mark.parametrize("status", [200, 400, 404])
 @pytest.mark.parametrize(
-    ("route", "offer", "identifiers", "body", "expected"), [pytest.param(*case[1:], id=case[0]) for case in REFUSED]
+    ("route", "to_issue", "identifiers", "body", "expected"), [pytest.param(*case[1:], id=case[0]) for case in REFUSED]
 )
 def test_refusals(  # noqa: PLR0917 - a case has so many parts
-    route, offer, identifiers, body, expected, status
+    route, to_issue, identifiers, body, expected, status
 ):
     """Each refusal is one at 200 and at 4xx."""
-    assert outcomes(route, offer, identifiers, status, json.dumps(body).encode()) == expected
+    assert outcomes(route, to_issue, identifiers, status, json.dumps(body).encode()) == expected
 
 
 @pytest.mark.parametrize("route", list(ROUTES))
@@ -306,9 +306,9 @@ def test_refusals(  # noqa: PLR0917 - a case has so many parts
 )
 def test_answers_that_void_the_attempt(route, status, body, void):
     """Envelopes of the old API, XML and the gateway's pages void an attempt for one customer."""
-    offer = {"cart": CART, "coupon": COUPON}.get(route, EARN)
+    to_issue = {"cart": CART, "coupon": COUPON}.get(route, EARN)
     one = Batch(1, route, "id", [0], ["7"], ["INSTORE"], [""])
-    verdict = judge(Reply(status, body), one, ROUTES[route], offer)
+    verdict = judge(Reply(status, body), one, ROUTES[route], to_issue)
     assert (verdict.void, verdict.reason) == (True, void)
 
 
@@ -317,10 +317,12 @@ def test_gateway_page_in_doubt():
     assert outcomes("bulk", EARN, FOUR, 502, b"<html>bad gateway</html>") == ["unknown http.502"] * 4
 
 
-def outcomes(route: str, offer: Offer, identifiers: tuple[str, ...], status: int, body: bytes) -> list[str]:
+def outcomes(
+    route: str, to_issue: PromotionOrSeries, identifiers: tuple[str, ...], status: int, body: bytes
+) -> list[str]:
     count = len(identifiers)
     batch = Batch(1, route, "id", list(range(count)), list(identifiers), ["INSTORE"] * count, [""] * count)
-    verdict = judge(Reply(status, body), batch, ROUTES[route], offer)
+    verdict = judge(Reply(status, body), batch, ROUTES[route], to_issue)
     assert not verdict.void
     return [
         result.reference if result.outcome is Outcome.SUCCEEDED else f"{result.outcome} {result.reason}"

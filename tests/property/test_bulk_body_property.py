@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bulkissue.exchange import Batch
-from bulkissue.service.endpoints import bulk
-from bulkissue.service.endpoints.answer import Offer
+from bulkissue.service import bulk
+from bulkissue.service.answer import PromotionOrSeries
 
 # UTF-8 has no lone surrogates, and no file of ours either. The few characters are those that mean something in JSON.
 _TEXT = st.text('",\\', max_size=4) | st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -21,7 +21,7 @@ def test_the_body_says_what_the_batch_says(rows: list[tuple[str, str]], alike: b
     sources = [rows[0][1] if alike else source for _, source in rows]
     batch = Batch(1, "bulk", "email", list(range(len(rows))), identifiers, sources, [""] * len(rows))
 
-    body = bulk.request(batch, Offer("earn", program_id="469", promotion_id="69218")).body
+    body = bulk.request(batch, PromotionOrSeries("earn", program_id="469", promotion_id="69218")).body
 
     assert body is not None
     assert json.loads(body)["customers"] == [

@@ -12,8 +12,8 @@ from msgspec.structs import replace
 
 from bulkissue.exchange import Batch, Reply
 from bulkissue.send.verdict import Verdict, _weigh, judge
-from bulkissue.service.endpoints import bulk
-from bulkissue.service.endpoints.answer import Offer
+from bulkissue.service import bulk
+from bulkissue.service.answer import PromotionOrSeries
 
 MISSING = "missing"
 PROOFS = ("earnedId", "issualId")
@@ -24,10 +24,10 @@ ODD: st.SearchStrategy[object] = st.sampled_from(
 ODD_LIST: st.SearchStrategy[object] = st.sampled_from(
     [None, [], MISSING, {}, "", "x", [{"code": 8890, "message": "m"}], [{"code": 7}], [None]]
 )
-OFFERS = [
-    Offer("earn", program_id="1", promotion_id="2"),
-    Offer("enrol", program_id="1", promotion_id="2"),
-    Offer("earn", program_id="1", promo_identifier="Diwali-5"),
+TO_ISSUE_BY_ROUTE = [
+    PromotionOrSeries("earn", program_id="1", promotion_id="2"),
+    PromotionOrSeries("enrol", program_id="1", promotion_id="2"),
+    PromotionOrSeries("earn", program_id="1", promo_identifier="Diwali-5"),
 ]
 NAMED = {
     "promotionId": st.sampled_from([2, "2", None, MISSING]),
@@ -88,17 +88,17 @@ def test_the_short_way_is_the_long_way() -> None:
         data=st.data(),
         size=st.integers(1, 4),
         kind=st.sampled_from(["id", "mobile"]),
-        offer=st.sampled_from(OFFERS),
+        to_issue=st.sampled_from(TO_ISSUE_BY_ROUTE),
         status=st.sampled_from([200, 207, 400, 500]),
     )
-    def compare(data: st.DataObject, size: int, kind: str, offer: Offer, status: int) -> None:
+    def compare(data: st.DataObject, size: int, kind: str, to_issue: PromotionOrSeries, status: int) -> None:
         ids = [str(70 + place) for place in range(size)]
         identifiers = ids if kind == "id" else [f"91900000000{place}" for place in range(size)]
         batch = Batch(1, "bulk", kind, list(range(size)), identifiers, ["INSTORE"] * size, [""] * size)
         reply = Reply(status, data.draw(answers(ids)), "request-1")
-        long_way = _weigh(reply, bulk._item_by_item(reply, batch, offer), batch, bulk)
-        assert spread(judge(reply, batch, bulk, offer), size) == spread(long_way, size)
-        ways[bulk.read(reply, batch, offer).proven is not None] += 1
+        long_way = _weigh(reply, bulk._item_by_item(reply, batch, to_issue), batch, bulk)
+        assert spread(judge(reply, batch, bulk, to_issue), size) == spread(long_way, size)
+        ways[bulk.read(reply, batch, to_issue).proven is not None] += 1
 
     compare()
     assert min(ways[True], ways[False]) > 100, ways

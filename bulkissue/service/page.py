@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from bulkissue.exchange import Reply, Request
-from bulkissue.service.endpoints.answer import as_text, whole_errors
+from bulkissue.service.answer import as_text, whole_errors
 
 #: Entries asked for on each page: the most the documentation allows.
 LIMIT = 100
@@ -175,7 +175,7 @@ def opened(reply: Reply) -> dict[str, Any] | Page:
     return tree
 
 
-def unreadable() -> Page:
+def unreadable_page() -> Page:
     """The page of an answer that says it worked, and has not the endpoint's shape."""
     return Page(readable=False, doubt="the answer cannot be read")
 

@@ -11,8 +11,8 @@ listings by the customer's status, so those in which an issue of ours may stand 
 from typing import Any
 
 from bulkissue.exchange import Reply, Request
-from bulkissue.service.endpoints.answer import Offer, as_text
-from bulkissue.service.readback.page import (
+from bulkissue.service.answer import PromotionOrSeries, as_text
+from bulkissue.service.page import (
     LIMIT,
     Asked,
     Found,
@@ -22,18 +22,18 @@ from bulkissue.service.readback.page import (
     opened,
     same,
     turned,
-    unreadable,
+    unreadable_page,
     whole_number,
 )
 
-PATH = "/v2/customers/lookup/promotionData"
+LISTING_PATH = "/v2/customers/lookup/promotionData"
 STATUSES = ("AVAILABLE_TO_EARN", "AVAILABLE_TO_REDEEM", "EXPIRED")
 _SPELLING = {"id": "id", "mobile": "mobile", "email": "email", "external_id": "externalId"}
 #: "Merged customer": said of an answer that is about the surviving one.
 _MERGED = "8069"
 
 
-def requests(asked: Asked, offer: Offer) -> tuple[Request, ...]:
+def listings(asked: Asked, to_issue: PromotionOrSeries) -> tuple[Request, ...]:
     """The first page of each listing."""
     query = [
         ("identifierName", _SPELLING[asked.identifier_type]),
@@ -42,26 +42,26 @@ def requests(asked: Asked, offer: Offer) -> tuple[Request, ...]:
     ]
     if asked.account_id:
         query.append(("accountId", asked.account_id))
-    query += [("programs", offer.program_id), ("limit", str(LIMIT)), ("offset", "0")]
-    return tuple(Request("GET", PATH, (*query, ("promotionStatusForCustomer", status))) for status in STATUSES)
+    query += [("programs", to_issue.program_id), ("limit", str(LIMIT)), ("offset", "0")]
+    return tuple(Request("GET", LISTING_PATH, (*query, ("promotionStatusForCustomer", status))) for status in STATUSES)
 
 
-def read(reply: Reply, request: Request, asked: Asked, offer: Offer) -> Page:  # noqa: ARG001 - asked alike everywhere
+def read_page(reply: Reply, request: Request, asked: Asked, to_issue: PromotionOrSeries) -> Page:  # noqa: ARG001 - asked alike everywhere
     """What the page shows of our promotion."""
     tree = opened(reply)
     if isinstance(tree, Page):
         return tree
     entries = tree.get("promotions")
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        return unreadable()
+        return unreadable_page()
     details = tree.get("pageDetails")
     total = whole_number(details.get("totalEntries")) if isinstance(details, dict) else None
     further, cut_short = turned(request, len(entries), total)
     customer_id = as_text(tree.get("customerId"))
-    ours = [entry for entry in entries if _is_ours(entry, offer)]
+    ours = [entry for entry in entries if _is_ours(entry, to_issue)]
     found, doubts = [], [cut_short, _warned(tree.get("warnings"))]
     for entry in ours:
-        shown, doubt = _shown(entry, offer.effect)
+        shown, doubt = _shown(entry, to_issue.effect)
         found += shown
         doubts.append(doubt)
     if not customer_id:
@@ -73,15 +73,15 @@ def read(reply: Reply, request: Request, asked: Asked, offer: Offer) -> Page:  #
         doubt=first_of(doubts),
         keys=tuple(f"{as_text(entry.get('programId'))}/{as_text(entry.get('promotionId'))}" for entry in entries),
         total=total,
-        counted=max((_counted(entry) for entry in ours), default=0) if offer.effect == "earn" else 0,
+        counted=max((_counted(entry) for entry in ours), default=0) if to_issue.effect == "earn" else 0,
         names=(as_text(ours[0].get("promotionId")), as_text(ours[0].get("identifier"))) if ours else ("", ""),
     )
 
 
-def _is_ours(entry: dict[str, Any], offer: Offer) -> bool:
-    if offer.promotion_id:
-        return same(entry.get("promotionId"), offer.promotion_id)
-    return same(entry.get("identifier"), offer.promo_identifier)
+def _is_ours(entry: dict[str, Any], to_issue: PromotionOrSeries) -> bool:
+    if to_issue.promotion_id:
+        return same(entry.get("promotionId"), to_issue.promotion_id)
+    return same(entry.get("identifier"), to_issue.promo_identifier)
 
 
 def _shown(entry: dict[str, Any], effect: str) -> tuple[list[Found], str]:

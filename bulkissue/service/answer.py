@@ -17,7 +17,7 @@ _MESSAGE_LENGTH = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class PromotionOrSeries:
     """What is issued, as requests and answers spell it: ids as text, empty where the job has none."""
 
     effect: str

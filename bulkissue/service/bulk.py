@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from bulkissue.exchange import Batch, Reply, Request
-from bulkissue.service.endpoints.answer import (
+from bulkissue.service.answer import (
     UNREADABLE,
-    Offer,
+    PromotionOrSeries,
     Proven,
     Reading,
     Statement,
@@ -87,16 +87,16 @@ _decode_loose = msgspec.json.Decoder(_LooseAnswer).decode
 _decode_item = msgspec.json.Decoder(_Item).decode
 
 
-def request(batch: Batch, offer: Offer) -> Request:
+def request(batch: Batch, to_issue: PromotionOrSeries) -> Request:
     """The request for this batch; by promotion id where the job has one, else by its identifier."""
-    details: dict[str, object] = {"programId": int(offer.program_id)}
-    if offer.promotion_id:
-        details["promotionId"] = int(offer.promotion_id)
+    details: dict[str, object] = {"programId": int(to_issue.program_id)}
+    if to_issue.promotion_id:
+        details["promotionId"] = int(to_issue.promotion_id)
     else:
-        details["promoIdentifier"] = offer.promo_identifier
+        details["promoIdentifier"] = to_issue.promo_identifier
     body = {
         "type": "CUSTOMER",
-        "bulkAction": offer.effect.upper(),
+        "bulkAction": to_issue.effect.upper(),
         "promotionDetails": details,
         "identifierName": SPELLING[batch.identifier_type],
         "customers": msgspec.Raw(_customers(batch.identifiers, batch.sources)),
@@ -117,23 +117,23 @@ def _customers(identifiers: list[str], sources: list[str]) -> bytes:
     return b'[{"identifierValue":"%b,%b]' % (values[2:-1].replace(b'","', between), rest)
 
 
-def read(reply: Reply, batch: Batch, offer: Offer) -> Reading:
+def read(reply: Reply, batch: Batch, to_issue: PromotionOrSeries) -> Reading:
     """
     What the answer states of each row.
 
     As many items as customers: by position, held against `entityId` where ids were sent. One item for
     several customers: an error for the whole request. Any other length: only what `entityId` proves.
     """
-    proven = _proven(reply.body, batch, offer)
-    return Reading([], proven) if proven is not None else _item_by_item(reply, batch, offer)
+    proven = _proven(reply.body, batch, to_issue)
+    return Reading([], proven) if proven is not None else _item_by_item(reply, batch, to_issue)
 
 
-def _item_by_item(reply: Reply, batch: Batch, offer: Offer) -> Reading:
+def _item_by_item(reply: Reply, batch: Batch, to_issue: PromotionOrSeries) -> Reading:
     try:
         items, failure_count = _items(reply.body)
     except UNREADABLE:
         return unreadable(len(batch.rows), reply.body)
-    statements = [None if item is None else _statement(item, offer) for item in items]
+    statements = [None if item is None else _statement(item, to_issue) for item in items]
     proofs = [statement.proof for statement in statements if statement and statement.proof]
     if len(set(proofs)) < len(proofs):
         statements = _without_shared_proof(statements)
@@ -153,14 +153,14 @@ def _item_by_item(reply: Reply, batch: Batch, offer: Offer) -> Reading:
     return Reading(_by_id(statements, sent), notes=notes)
 
 
-def _proven(body: bytes, batch: Batch, offer: Offer) -> Proven | None:
+def _proven(body: bytes, batch: Batch, to_issue: PromotionOrSeries) -> Proven | None:
     """
     The answer's proofs, where every customer was issued and nothing else was said; None where anything is otherwise.
 
     Nearly all answers are so, and what the rest of this module asks item by item is asked of them at once.
     """
     try:
-        items = _plain_success(offer)(body).response
+        items = _plain_success(to_issue)(body).response
     except UNREADABLE:
         return None
     results = [item.result for item in items]
@@ -177,23 +177,23 @@ def _proven(body: bytes, batch: Batch, offer: Offer) -> Proven | None:
 
 
 @functools.cache
-def _plain_success(offer: Offer) -> Callable[[bytes], Any]:
-    """A decoder that refuses any answer in which an item is not a plain success of this offer."""
+def _plain_success(to_issue: PromotionOrSeries) -> Callable[[bytes], Any]:
+    """A decoder that refuses any answer in which an item is not a plain success of what is issued."""
     nothing = tuple[()] | None  # an empty list, of which msgspec makes no object
     result: list[Any] = [
         ("proof", Annotated[str, msgspec.Meta(min_length=1)]),
         ("customer", Annotated[int, msgspec.Meta(gt=0)]),
     ]
     for name, ours in (
-        ("promotionId", offer.promotion_id),
-        ("promoIdentifier", offer.promo_identifier),
-        ("programId", offer.program_id),
+        ("promotionId", to_issue.promotion_id),
+        ("promoIdentifier", to_issue.promo_identifier),
+        ("programId", to_issue.program_id),
     ):
         if ours:
             # As `differs` takes it, "071" is not 71. A longer number than msgspec knows is left to `differs`.
             as_number = (int(ours),) if _NUMBER.fullmatch(ours) else ()
             result.append((name, Literal[*as_number, ours] | None, None))
-    proof = "issualId" if offer.effect == "enrol" else "earnedId"
+    proof = "issualId" if to_issue.effect == "enrol" else "earnedId"
     result_type = msgspec.defstruct("Result", result, rename={"proof": proof, "customer": "entityId"}, gc=False)
     item_type = msgspec.defstruct(
         "Item", [("result", result_type), ("errors", nothing, None), ("warnings", nothing, None)], gc=False
@@ -222,18 +222,18 @@ def _item(raw: msgspec.Raw) -> _Item | None:
         return None
 
 
-def _statement(item: _Item, offer: Offer) -> Statement:
+def _statement(item: _Item, to_issue: PromotionOrSeries) -> Statement:
     errors = complaints(item.errors) if item.errors else ()
     warnings = complaints(item.warnings) if item.warnings else ()
     result = item.result
     if result is None:
         return Statement(errors=errors, warnings=warnings)
     return Statement(
-        proof=as_text(result.issualId if offer.effect == "enrol" else result.earnedId),
+        proof=as_text(result.issualId if to_issue.effect == "enrol" else result.earnedId),
         foreign=(
-            differs(result.promotionId, offer.promotion_id)
-            or differs(result.promoIdentifier, offer.promo_identifier)
-            or differs(result.programId, offer.program_id)
+            differs(result.promotionId, to_issue.promotion_id)
+            or differs(result.promoIdentifier, to_issue.promo_identifier)
+            or differs(result.programId, to_issue.program_id)
         ),
         errors=errors,
         warnings=warnings,

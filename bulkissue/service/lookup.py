@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import msgspec
 
 from bulkissue.exchange import Reply, Request
-from bulkissue.service.endpoints.answer import UNREADABLE, as_text, complaints, whole_errors
-from bulkissue.service.readback.page import NOBODY, Asked
+from bulkissue.service.answer import UNREADABLE, as_text, complaints, whole_errors
+from bulkissue.service.page import NOBODY, Asked
 
 PATH = "/v2/customers/lookup"
 #: Asked with where neither the row nor the job names a source: some routes send none, and this one wants one.

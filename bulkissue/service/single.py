@@ -7,9 +7,9 @@ The identifier travels in the query: its URL must never be logged.
 import msgspec
 
 from bulkissue.exchange import Batch, Reply, Request
-from bulkissue.service.endpoints.answer import (
+from bulkissue.service.answer import (
     UNREADABLE,
-    Offer,
+    PromotionOrSeries,
     Reading,
     Statement,
     as_text,
@@ -55,7 +55,7 @@ _decode = msgspec.json.Decoder(_Answer).decode
 _encode = msgspec.json.Encoder().encode
 
 
-def request(batch: Batch, offer: Offer) -> Request:
+def request(batch: Batch, to_issue: PromotionOrSeries) -> Request:
     """The request for this one-row batch."""
     query = [
         ("identifierName", SPELLING[batch.identifier_type]),
@@ -65,11 +65,11 @@ def request(batch: Batch, offer: Offer) -> Request:
     ]
     if batch.accounts[0]:
         query.append(("accountId", batch.accounts[0]))
-    body = {"programId": int(offer.program_id), "promotionId": int(offer.promotion_id)}
+    body = {"programId": int(to_issue.program_id), "promotionId": int(to_issue.promotion_id)}
     return Request("POST", PATH, tuple(query), _encode(body))
 
 
-def read(reply: Reply, batch: Batch, offer: Offer) -> Reading:
+def read(reply: Reply, batch: Batch, to_issue: PromotionOrSeries) -> Reading:
     """What the answer states of the row; the proof is the `earnedId` of a side effect that is ours."""
     try:
         answer = _decode(reply.body)
@@ -83,7 +83,7 @@ def read(reply: Reply, batch: Batch, offer: Offer) -> Reading:
     ours = [
         effect
         for effect in proven
-        if not differs(effect.promotionId, offer.promotion_id) and not differs(effect.programId, offer.program_id)
+        if not differs(effect.promotionId, to_issue.promotion_id) and not differs(effect.programId, to_issue.program_id)
     ]
     statement = Statement(
         proof=as_text((ours or proven)[0].earnedId) if proven else "",

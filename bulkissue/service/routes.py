@@ -1,17 +1,18 @@
 """
-The service's endpoints: one module each, pure, `request(batch, offer)` builds and `read(reply, batch, offer)` reads.
+The service's endpoints: one module each, pure, `request(batch, to_issue)` builds and `read(reply, batch, to_issue)`
+reads.
 
-A new endpoint is a new module and a line in `ROUTES`. None of them may decide what is sent again:
-they say what an answer states, `verdict` says what it means.
+A new endpoint is a new module and a line in `ROUTES`; which action takes it stands in `job.actions`. None of them may
+decide what is sent again: they say what an answer states, `verdict` says what it means.
 """
 
 from typing import Protocol
 
 from bulkissue.exchange import Batch, Reply, Request
-from bulkissue.job.model import Action, Job
-from bulkissue.job.target import EFFECT_OF
-from bulkissue.service.endpoints import bulk, cart, coupon, single
-from bulkissue.service.endpoints.answer import Offer, Reading
+from bulkissue.job.actions import ACTIONS
+from bulkissue.job.model import Job
+from bulkissue.service import bulk, cart, coupon, single
+from bulkissue.service.answer import PromotionOrSeries, Reading
 
 
 class Endpoint(Protocol):
@@ -30,11 +31,11 @@ class Endpoint(Protocol):
     #: Codes that, said once for several customers, refuse the whole request.
     WHOLE: frozenset[str]
 
-    def request(self, batch: Batch, offer: Offer) -> Request:
-        """The request that issues `offer` to the batch's customers."""
+    def request(self, batch: Batch, to_issue: PromotionOrSeries) -> Request:
+        """The request that issues `to_issue` to the batch's customers."""
         ...
 
-    def read(self, reply: Reply, batch: Batch, offer: Offer) -> Reading:
+    def read(self, reply: Reply, batch: Batch, to_issue: PromotionOrSeries) -> Reading:
         """What the answer says of each row."""
         ...
 
@@ -43,11 +44,11 @@ class Endpoint(Protocol):
 ROUTES: dict[str, Endpoint] = {"bulk": bulk, "single": single, "cart": cart, "coupon": coupon}
 
 
-def offer_of(job: Job, run_id: str) -> Offer:
+def promotion_or_series(job: Job, run_id: str) -> PromotionOrSeries:
     """What a run of this job issues; a cart job without a context id uses the run's id."""
     target = job.target
-    return Offer(
-        effect=EFFECT_OF[job.job.action],
+    return PromotionOrSeries(
+        effect=ACTIONS[job.job.action].effect,
         program_id=_text(target.program_id),
         promotion_id=_text(target.promotion_id),
         promo_identifier=_text(target.promo_identifier),
@@ -58,15 +59,9 @@ def offer_of(job: Job, run_id: str) -> Offer:
 
 def routes_of(job: Job) -> dict[str, str]:
     """The route of each identifier type that this job can carry."""
-    action = job.job.action
-    if action in {Action.ENROL, Action.EARN}:
-        routes = dict.fromkeys(bulk.SPELLING, "bulk")
-        # The bulk endpoint knows no external ids; the single one needs a numeric promotion id and only earns.
-        if action is Action.EARN and isinstance(job.target.promotion_id, int):
-            routes["external_id"] = "single"
-        return routes
-    name = {Action.ISSUE: "single", Action.CART: "cart", Action.COUPON: "coupon"}[action]
-    return dict.fromkeys(ROUTES[name].SPELLING, name)
+    facts = ACTIONS[job.job.action]
+    numbered = facts.numbered if isinstance(job.target.promotion_id, int) else None
+    return {**facts.routes, **(numbered or {})}
 
 
 def _text(value: object) -> str:
