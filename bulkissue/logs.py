@@ -37,6 +37,11 @@ def configure(*, quiet: bool) -> None:
     )
 
 
+def bind(*, run_id: str, job: str) -> None:
+    """Have every later line of this process say which run of which job it is of."""
+    structlog.contextvars.bind_contextvars(run_id=run_id, job=job)
+
+
 def get() -> structlog.typing.FilteringBoundLogger:
     """The program's logger. Events are nouns with a past-tense verb: `batch.answered`."""
     logger: structlog.typing.FilteringBoundLogger = structlog.get_logger()

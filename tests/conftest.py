@@ -115,13 +115,13 @@ def write_input(tmp_path: Path) -> Callable[..., Path]:
 def command(tmp_path: Path) -> Callable[..., Ended]:
     """Executes the real command in a process of its own."""
 
-    def execute(*arguments: object, environ: dict[str, str] | None = None, cwd: Path | None = None) -> Ended:
+    def execute(*arguments: object, environ: dict[str, str | None] | None = None, cwd: Path | None = None) -> Ended:
         ended = subprocess.run(
             [sys.executable, "-m", "bulkissue", *map(str, arguments)],
             capture_output=True,
             text=True,
             cwd=cwd or tmp_path,
-            env={**os.environ, **ENVIRON, **(environ or {})},
+            env={name: text for name, text in {**os.environ, **ENVIRON, **(environ or {})}.items() if text is not None},
             stdin=subprocess.DEVNULL,
             timeout=120,
             check=False,

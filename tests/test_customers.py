@@ -223,7 +223,7 @@ def test_pace(scene):
     assert lookups_of(it) == 16
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted(number, scene):
     """A signal ends the looking up with exit 8 and nothing sent; what was found is kept."""
     it = scene(rows_of(*PEOPLE[:20]), limits={"concurrency": 1})

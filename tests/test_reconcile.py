@@ -641,7 +641,8 @@ def test_a_sample_that_disagrees(scene):
     assert not any(mobile in told.out + told.err for mobile in MOBILES)
 
 
-def test_interrupted_and_run_again(scene):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interrupted_and_run_again(number, scene):
     """A signal ends the reading; what was settled stays, and the next time settles the rest."""
     it = scene()
     it.write()
@@ -654,7 +655,7 @@ def test_interrupted_and_run_again(scene):
     while it.service.stats()["requests"].get("promotion_data", {}).get("200", 0) < 12:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    started.kill(signal.SIGTERM)
+    started.kill(number)
     ended = started.wait()
     assert ended.code == 6, ended.err
     assert ended.json["reconciled"]["stopped"]["reason"] == "guard.signal"

@@ -1,6 +1,7 @@
 """Whole runs against the stand-in service, its books the judge."""
 
 import csv
+import json
 import os
 import random
 import subprocess
@@ -219,3 +220,36 @@ def test_a_reader_that_leaves(stream, service, write_job, write_input, tmp_path)
     assert ended.returncode == 5
     (folder,) = (tmp_path / "runs").iterdir()
     hold_against_books(folder, service.issued(), effect="earn")
+
+
+def test_a_rehearsal_and_real_secrets(command, write_job, write_input, tmp_path):
+    """A rehearsal neither needs nor reads real secrets, whichever way they are given, nor trips over them."""
+    write_input(["mobile"], [("919986000586",)])
+    write_job("http://127.0.0.1:9")
+    environ = {"BULKISSUE_CLIENT_KEY_FILE": "nowhere", "BULKISSUE_CLIENT_SECRET_FILE": str(tmp_path / "missing")}
+    ended = command("run", "job.toml", "--sandbox", "--yes", "--json", environ=environ)
+    assert ended.code == 0, ended.err
+
+
+def test_log_lines_say_their_run(command, service, write_job, write_input):
+    """Every line of a run's log names the run and the job."""
+    write_input(["mobile"], [("919986000586",), ("919986000587",)])
+    write_job(service.base_url)
+    ended = command("run", "job.toml", "--yes", "--json")
+    lines = [json.loads(line) for line in ended.err.splitlines() if line.startswith("{")]
+    assert [line["event"] for line in lines] == ["run.started", "run.finished"]
+    assert {(line["run_id"], line["job"]) for line in lines} == {(ended.json["run_id"], "test")}
+
+
+def test_a_secret_that_others_can_read(command, service, write_job, write_input, tmp_path):
+    """A secret's file that everybody on the machine can read is spoken of, without its path or content."""
+    write_input(["mobile"], [("919986000586",)])
+    write_job(service.base_url)
+    secret = tmp_path / "key"
+    secret.write_text(ENVIRON["BULKISSUE_CLIENT_SECRET"])
+    secret.chmod(0o644)
+    given = {"BULKISSUE_CLIENT_SECRET": None, "BULKISSUE_CLIENT_SECRET_FILE": str(secret)}
+    ended = command("run", "job.toml", "--yes", environ=given)
+    assert ended.code == 0, ended.err
+    assert "everybody on this machine can read the file that BULKISSUE_CLIENT_SECRET_FILE names" in ended.err
+    assert str(secret) not in ended.err

@@ -20,13 +20,13 @@ import click
 
 from bulkissue import __version__
 from bulkissue.errors import BulkissueError, ExitCode
+from bulkissue.signals import ENDING
 from bulkissue.streams import Unfailing, open_standard_streams
 
 if TYPE_CHECKING:
     from bulkissue.commands.confirmation import Confirmation
     from bulkissue.commands.session import Result, Watch
 
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _JOB = click.argument("job", metavar="JOB.toml", type=click.Path(path_type=Path))
 _RUN = click.argument("run_name", metavar="RUN")
 _RUNS_DIR = click.option(
@@ -129,7 +129,7 @@ def run(  # noqa: PLR0917 - click passes every option by name
     with rehearsal.stand_in(loaded.state_dir) as leading_there:
         rehearsed = load(job, flags={**flags, **leading_there}, environ=os.environ)
         confirmation = screen.confirmation(given=True)
-        environ = {**os.environ, **rehearsal.CREDENTIALS}
+        environ = rehearsal.environ_of(os.environ)
         rehearsal_choices = dataclasses.replace(choices, rehearsal=True)
         return screen.result(runs.start(rehearsed, rehearsal_choices, confirmation, environ, screen.watch()))
 
@@ -471,6 +471,7 @@ class _Screen:
             return Watch()
         return Watch(
             taken=lambda intake: summary.print_taken(self.err, intake),
+            warned=self.say,
             planned=lambda drawn, _folder: self.say(summary.plan_lines(drawn)),
             sending=Progress(self.err).tell,
             looking_up=lambda asked, of: self.say(f"{asked:,} of {of:,} customers looked up"),
@@ -482,7 +483,7 @@ def main(arguments: list[str]) -> int:
     as_json = "--json" in arguments
 
     def refuse(code: ExitCode, message: str, hint: str | None = None, run_dir: str = "") -> int:
-        for number in _ENDING:  # a second one must not cost the word about the first
+        for number in ENDING:  # a second one must not cost the word about the first
             with suppress(ValueError):  # not the main thread: nobody's signals are taken here
                 signal.signal(number, signal.SIG_IGN)
         if as_json:
@@ -526,7 +527,7 @@ def entry() -> None:
     """The `bulkissue` command."""
     open_standard_streams()
     # Before and after the sending a SIGTERM, or a closed terminal, ends the program as Ctrl-C does.
-    for number in _ENDING[1:]:
+    for number in ENDING[1:]:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, signal.default_int_handler)
     out = Unfailing(sys.stdout)

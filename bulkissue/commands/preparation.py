@@ -10,7 +10,8 @@ from pathlib import Path
 
 import polars as pl
 
-from bulkissue.commands.session import Watch, now_text, signals_as_before
+from bulkissue import signals
+from bulkissue.commands.session import Watch, now_text
 from bulkissue.errors import InputRefused
 from bulkissue.files import sha256
 from bulkissue.input.intake import Intake, take_in
@@ -69,7 +70,7 @@ def look_customers_up(
         return None
     source, memory = folder / "input.parquet", customers.memory_of(loaded)
     missing = memory.missing(plan.customers_of(source, intake, loaded.job))
-    with signals_as_before():
+    with signals.as_before():
         customers.look_up(
             missing,
             memory,
@@ -165,9 +166,6 @@ def preview(loaded: loading.LoadedJob, choices: Choices, out: Path | None, watch
         if out is not None:
             _write_unsent(folder, intake, target.text(), out)
         return Preview(intake, drawn, settled.to_dicts(), not_looked_up)
-
-
-#: What asks the process to end; a closed terminal too, unless it was started to outlive it (nohup).
 
 
 def _write_unsent(folder: Path, intake: Intake, target: str, out: Path) -> None:

@@ -7,7 +7,7 @@ A rehearsal must never touch real history: it brings its own environment name an
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +21,12 @@ CREDENTIALS = {
     "BULKISSUE_USERNAME": "rehearsal",
     "BULKISSUE_PASSWORD": "rehearsal",
 }
+
+
+def environ_of(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a rehearsal: no real secret, whichever way it is given, and those of the stand-in instead."""
+    secrets = {*CREDENTIALS, *(f"{name}_FILE" for name in CREDENTIALS)}
+    return {name: value for name, value in environ.items() if name not in secrets} | CREDENTIALS
 
 
 @contextmanager

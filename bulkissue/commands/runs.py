@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
+from bulkissue import logs
 from bulkissue.commands.confirmation import Confirmation, question
 from bulkissue.commands.preparation import Choices, look_customers_up, manifest_of, take_input
 from bulkissue.commands.recovery import recover
@@ -22,7 +23,7 @@ from bulkissue.errors import ExitCode, SettingsRefused, StateRefused, UsageRefus
 from bulkissue.failpoint import reached
 from bulkissue.files import write_whole
 from bulkissue.job import loading
-from bulkissue.job.credentials import read_credentials
+from bulkissue.job.credentials import Credentials, read_credentials
 from bulkissue.job.target import parse
 from bulkissue.outcomes import LEDGER_OF, Outcome
 from bulkissue.plan import plan
@@ -50,9 +51,10 @@ def start(
     started = time.monotonic()
     confirmation.require_possible()
     paths = loading.input_files(loaded)
-    credentials = read_credentials(loaded.job, environ)
+    credentials = _signed_in(loaded, environ, watch)
     target = loaded.job.issues()
     run_id = run_folder.new_run_id()
+    logs.bind(run_id=run_id, job=loaded.job.job.name)
     # A rehearsal's state folder is new each time: it has nothing to forget.
     history.open_state(loaded.state_dir, loaded.runs_dir, init=choices.init_state or choices.rehearsal)
     with history.locked(loaded.state_dir, target, run_id) as state, ExitStack() as held:
@@ -134,7 +136,7 @@ def resume(
                 )
                 confirmation.require_possible()
                 confirmation.obtain(question(loaded.job, rows, requests, plan.largest(drawn, loaded.job)))
-                credentials = read_credentials(loaded.job, environ)
+                credentials = _signed_in(loaded, environ, watch)
             # Only now: a resume that is refused changes nothing.
             journal.write(newly)
         if not rows:
@@ -241,7 +243,7 @@ def reconcile(
         if nothing_open and not sample:
             say("no row is unknown: there is nothing to settle")
             return Reconciled(Result(folder, manifest), Account(), dry_run)
-        credentials, halt = read_credentials(loaded.job, environ), _halt_of(manifest)
+        credentials, halt = _signed_in(loaded, environ, watch), _halt_of(manifest)
 
         def account(journal: Journal, settle: Callable[[Settlement], None]) -> Account:
             case = Case(derivation.Run.of(folder, manifest), journal, ending_of(halt), loaded.job, loaded.state_dir)
@@ -262,11 +264,20 @@ def reconcile(
         return Reconciled(session.settle(halt), found, dry_run)
 
 
+def _signed_in(loaded: loading.LoadedJob, environ: Mapping[str, str], watch: Watch) -> Credentials:
+    """The run's credentials; what a person should mend of the files they come from is told."""
+    credentials = read_credentials(loaded.job, environ)
+    for warning in credentials.warnings:
+        watch.warned(warning)
+    return credentials
+
+
 @contextmanager
 def _standing(folder: Path) -> Iterator[tuple[Manifest, history.TargetState]]:
     """A run as it stands: its target's lock and its own held, its folder proven unchanged."""
     manifest = run_folder.read_manifest(folder)
     state_dir, target, run_id = Path(manifest.state_dir), parse(manifest.target), manifest.run_id
+    logs.bind(run_id=run_id, job=manifest.job)
     history.require_state(state_dir)
     with history.locked(state_dir, target, run_id) as state, history.run_locked(folder, run_id):
         manifest = run_folder.read_manifest(folder)

@@ -6,11 +6,8 @@ the disk or the process does.
 """
 
 import asyncio
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +15,7 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
-from bulkissue import logs
+from bulkissue import logs, signals
 from bulkissue.errors import BulkissueError, ExitCode, StateRefused
 from bulkissue.failpoint import reached
 from bulkissue.files import identity
@@ -49,12 +46,14 @@ class Watch:
 
     Attributes:
         taken: The input was read.
+        warned: Something that a person should mend, such as a secret's file that others can read.
         planned: The plan stands; with the run's folder (a temporary one on a dry run).
         sending: The counters has changed; with the rows to send in all.
         looking_up: So many customers were looked up, of so many.
     """
 
     taken: Callable[[Intake], None] = lambda _: None
+    warned: Callable[[str], None] = lambda _: None
     planned: Callable[[plan.Plan, Path], None] = lambda _plan, _folder: None
     sending: Callable[[Counters, int], None] = lambda _counters, _rows: None
     looking_up: Callable[[int, int], None] = lambda _asked, _of: None
@@ -91,9 +90,9 @@ class Session:
         run_folder.write_manifest(self.folder, msgspec.structs.replace(self.manifest, state="running", stop=None))
         settings = self.loaded.job
         rows = drawn.to_send if marks is None else plan.left(self.folder / "plan.parquet", marks)[0]
-        logs.get().info("run.started", run=self.manifest.run_id, target=self.manifest.target, rows=rows)
+        logs.get().info("run.started", target=self.manifest.target, rows=rows)
         try:
-            with signals_as_before():
+            with signals.as_before():
                 halt = asyncio.run(self._dispatch(settings, drawn, credentials, marks, rows)) if rows else None
                 return self.settle(halt)
         except BaseException as trouble:
@@ -122,20 +121,12 @@ class Session:
             limits=limits,
             watch=lambda counters: self.watch.sending(counters, rows),
         )
-        loop = asyncio.get_running_loop()
-
-        def interrupt(*_: object) -> None:
-            with suppress(RuntimeError):  # the loop is closed: all that is left is to write the books
-                loop.call_soon_threadsafe(dispatch.interrupt)
-
-        # Not the loop's own handlers: at its end it leaves SIGTERM to the kernel, before the books are written.
-        for number in _ENDING:
-            _take_signal(number, interrupt)
+        signals.call(dispatch.interrupt)
         return await dispatch.run()
 
     def settle(self, halt: Halt | None) -> Result:
         """Write ledgers, history and manifest from plan and journal, and close the journal; no signal disturbs it."""
-        with _undisturbed():
+        with signals.ignored():
             return self._settle(halt)
 
     def _settle(self, halt: Halt | None) -> Result:
@@ -181,9 +172,7 @@ class Session:
         reached("manifest.finished")
         self._enter("settled", commits)
         reached("run.settled")
-        logs.get().info(
-            "run.finished", run=manifest.run_id, state=state, exit_code=manifest.exit_code, **manifest.counts
-        )
+        logs.get().info("run.finished", state=state, exit_code=manifest.exit_code, **manifest.counts)
         return Result(self.folder, manifest)
 
     def _commits(self) -> int:
@@ -202,40 +191,6 @@ class Session:
                 file=identity(self.journal.path),
             )
         )
-
-
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[
-    : 2 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else 3
-]
-
-
-@contextmanager
-def signals_as_before() -> Iterator[None]:
-    """Whoever takes SIGINT and SIGTERM within the block, afterwards it is who took them before."""
-    before = {number: signal.getsignal(number) for number in _ENDING}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            _take_signal(number, handler)
-
-
-def _take_signal(number: signal.Signals, handler: "signal._HANDLER") -> None:
-    if threading.current_thread() is threading.main_thread():  # elsewhere its owner takes the signals
-        signal.signal(number, handler)
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """
-    Let no signal but SIGKILL end the process until the block ends.
-
-    Books that are being written are worth a moment's patience; SIGKILL does no harm either.
-    """
-    with signals_as_before():
-        for number in _ENDING:
-            _take_signal(number, signal.SIG_IGN)
-        yield
 
 
 def _exit_code(books: ledgers.Books, halt: Halt | None) -> ExitCode:

@@ -9,15 +9,13 @@ be sent. What it found stays, whatever ends it, so that the next start asks for 
 """
 
 import asyncio
-import signal
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
-from bulkissue import logs
+from bulkissue import logs, signals
 from bulkissue.errors import SettingsRefused, StateRefused, TargetLocked
 from bulkissue.files import KernelLock, make_folder, replacing_path
 from bulkissue.job.credentials import Credentials
@@ -154,9 +152,7 @@ def look_up(
 async def _interrupted(search: "_Search", api: ApiSection, credentials: Credentials) -> bool:
     """Search; whether a signal ended it early."""
     task = asyncio.create_task(search.run(api, credentials))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        with suppress(ValueError, RuntimeError):  # not the main thread: its owner takes the signals
-            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    signals.call(task.cancel)
     try:
         await task
     except asyncio.CancelledError:

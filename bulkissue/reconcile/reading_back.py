@@ -6,11 +6,10 @@ other rows of any run hold of the same promotion or series, in whatever occasion
 """
 
 import asyncio
-import signal
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TypeVar
 
 import polars as pl
 
+from bulkissue import signals
 from bulkissue.errors import ExitCode
 from bulkissue.exchange import Reply, Request
 from bulkissue.job.credentials import Credentials
@@ -186,15 +186,14 @@ def read_back(
                 account.requests = reader.requests
 
     if unknown or sample:
-        account.halt = asyncio.run(_until_stopped(work()))
+        with signals.as_before():
+            account.halt = asyncio.run(_until_stopped(work()))
     return account
 
 
 async def _until_stopped(work: Coroutine[None, None, None]) -> Halt | None:
     task = asyncio.create_task(work)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        with suppress(ValueError, RuntimeError):  # not the main thread: its owner takes the signals
-            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    signals.call(task.cancel)
     try:
         await task
     except Stopped as stopped:
