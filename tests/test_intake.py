@@ -353,8 +353,8 @@ def test_a_header_that_never_ends(refused):
     [
         ("Mobile No.,Name", "wide", {"mobile": "Mobile No."}),
         ("mobile_number,E-mail", "wide", {"mobile": "mobile_number", "email": "E-mail"}),
-        ("Customer ID,External Id", "wide", {"id": "Customer ID", "external_id": "External Id"}),
-        ("PHONE,Email Address,user_id", "wide", {"id": "user_id", "mobile": "PHONE", "email": "Email Address"}),
+        ("Customer ID,Account Id", "wide", {"id": "Customer ID", "account_id": "Account Id"}),
+        ("PHONE,Email Address,Ext_id", "wide", {"external_id": "Ext_id", "mobile": "PHONE", "email": "Email Address"}),
         ("MSISDN,Source,Account Id", "wide", {"mobile": "MSISDN", "source": "Source", "account_id": "Account Id"}),
         ("type,value,channel", "long", {"identifier_type": "type", "identifier": "value", "source": "channel"}),
         (
@@ -539,7 +539,7 @@ def test_parquet_becomes_text_exactly(take):
             "nothing": pl.Series([None, None, None]),
         }
     )
-    taken = take({"in.parquet": parquet(frame)})
+    taken = take({"in.parquet": parquet(frame)}, columns={"id": "id"})
     assert taken.cells() == [
         (
             *("919986000586", "9223372036854775807", "18446744073709551615", "12345678901234567890.10", "0.1"),
@@ -586,7 +586,7 @@ def test_parquet_without_rows(take):
 def test_columns_that_are_no_text(take, refused):
     """Lists, structs and bytes are left out and named; as an identifier they refuse the file."""
     frame = pl.DataFrame({"id": [1], "tags": [["a"]], "more": [{"a": 1}], "mobile": [b"1"]})
-    message = refused({"in.parquet": parquet(frame)})
+    message = refused({"in.parquet": parquet(frame)}, columns={"id": "id"})
     assert 'column "mobile" is the mobile, but holds Binary' in message
     taken = take({"in.parquet": parquet(frame.rename({"mobile": "raw"}))})
     assert taken.said.columns == ("id",)
@@ -626,6 +626,18 @@ def test_parquet_with_a_hole(refused):
 def test_parquet_without_columns(refused):
     """A Parquet file without columns is refused."""
     assert "has no columns" in refused({"in.parquet": parquet(pl.DataFrame())})
+
+
+def test_an_id_is_not_guessed(take, refused):
+    """What looks like ids beside other identifiers is refused with both ways out; alone it is taken."""
+    text = "Customer ID,Mobile\n555567000,919986000501\n"
+    said = refused(text)
+    assert 'id = "Customer ID"' in said
+    assert 'ignore = ["Customer ID"]' in said
+    assert take(text, columns={"id": "Customer ID"}).file.columns == {"id": "Customer ID", "mobile": "Mobile"}
+    left = take(text, ignore=["Customer ID"])
+    assert (left.file.columns, left.said.columns) == ({"mobile": "Mobile"}, ("Customer ID", "Mobile"))
+    assert take("Customer ID,Name\n555567000,x\n").file.columns == {"id": "Customer ID"}
 
 
 # --- workbooks
@@ -966,10 +978,10 @@ def test_an_empty_ledger(take):
     ],
 )
 def test_samples(tmp_path, name, form, rows, rejected):
-    """The sample inputs are taken in without a mapping."""
-    said = take_in(
-        [SAMPLES / name], base=SAMPLES, settings=InputSection(), target=TARGET, out=tmp_path / "input.parquet"
-    )
+    """The sample inputs are taken in with no more of a mapping than whose ids the customer ids are."""
+    own = {"customers.csv": "Customer ID", "members.parquet": "customer_id"}
+    settings = InputSection(columns=ColumnsSection(id=own.get(name)))
+    said = take_in([SAMPLES / name], base=SAMPLES, settings=settings, target=TARGET, out=tmp_path / "input.parquet")
     assert (said.files[0].form, said.rows) == (form, rows)
     assert pl.read_parquet(tmp_path / "input.parquet")["_bi_reason"].is_not_null().sum() == rejected
 

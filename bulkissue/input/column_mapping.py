@@ -8,7 +8,7 @@ customer cannot be taken back.
 import difflib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -101,7 +101,7 @@ def kept_names(names: Sequence[str | None], file: str) -> list[str]:
     return kept
 
 
-def find_roles(names: Sequence[str], mapping: ColumnsSection, file: str) -> Roles:
+def find_roles(names: Sequence[str], mapping: ColumnsSection, file: str, *, ignore: Collection[str] = ()) -> Roles:
     """
     Find the columns that say who each customer is.
 
@@ -112,15 +112,17 @@ def find_roles(names: Sequence[str], mapping: ColumnsSection, file: str) -> Role
         names: The file's headers, as `kept_names` gives them, without bulkissue's own.
         mapping: `[input.columns]`.
         file: The file's name, for messages.
+        ignore: Columns that are not used for anything.
 
     Raises:
-        InputRefused: A mapped column is missing (all of them are named), two columns fit one role, the mapping
+        InputRefused: A column merely looks like the service's own ids and stands beside other identifiers; a mapped
+            column is missing (all of them are named), two columns fit one role, the mapping
             mixes the forms, or no column with identifiers is found.
     """
     mapped = {role: header.strip(INVISIBLE) for role, header in mapping if header is not None}
     _refuse_mapping(mapped, names, file)
     guessed = {
-        role: [name for name in names if plain(name) in spellings and name not in mapped.values()]
+        role: [name for name in names if plain(name) in spellings and name not in (*mapped.values(), *ignore)]
         for role, spellings in SPELLINGS.items()
         if role not in mapped
     }
@@ -134,6 +136,16 @@ def find_roles(names: Sequence[str], mapping: ColumnsSection, file: str) -> Role
             hint="say which one to take:\n" + _mapping_lines({role: fitting[0] for role, fitting in doubled.items()}),
         )
     columns = {role: mapped.get(role) or guessed[role][0] for role in wanted if role in found}
+    others = [role for role in IDENTIFIER_TYPES if role in columns and role != "id"]
+    if form == "wide" and "id" in columns and "id" not in mapped and others:
+        # Any CRM's export has a "Customer ID" of its own: taken for the service's, it leads to strangers.
+        raise InputRefused(
+            f'{file}: "{columns["id"]}" may be the service\'s own customer ids, or those of another program',
+            hint="if they are the service's:\n"
+            + _mapping_lines({"id": columns["id"]})
+            + "\nif they are not:\n[input]\n"
+            f'ignore = ["{columns["id"]}"]',
+        )
     unused = [name for role in ignored for name in guessed.get(role, [])]
     if not unused:
         return Roles(form, columns)

@@ -152,7 +152,7 @@ def _read(path: Path, base: Path, settings: InputSection, target: str, folder: P
     own = lineage.own_columns(table.names, name)
     verdict = lineage.judge(table.rows, own, name, target) if own else lineage.Verdict()
     names = [column for column in table.names if column not in own]
-    roles = find_roles([*names, *table.left_out], settings.columns, name)
+    roles = find_roles([*names, *table.left_out], settings.columns, name, ignore=settings.ignore)
     for role, column in roles.columns.items():
         if column in table.left_out:
             raise InputRefused(

@@ -199,6 +199,7 @@ class InputSection(Section):
     paths: list[_Path] = Field(default=[], description="Files or patterns, relative to the job file.")
     encoding: _Encoding | None = Field(default=None, description="Recognised if left out.")
     delimiter: _Delimiter | None = Field(default=None, description="One character, or tab; recognised if left out.")
+    ignore: list[_Column] = Field(default=[], description="Columns that are not used for anything, and kept.")
     header: bool = Field(
         default=True, description="false: the first line is a customer; columns are named column_1, column_2, …"
     )
