@@ -16,7 +16,7 @@ import tomli_w
 from conftest import read_ledgers
 from scene import Scene
 
-from bulkissue.outcomes import Outcome, Results
+from bulkissue.outcomes import KNOWN_BY, Outcome, Results
 from bulkissue.results import report
 from bulkissue.results.report import campaign, course, figures
 from bulkissue.results.report.markup import said, text
@@ -343,7 +343,7 @@ def test_many_rows_of_one_customer(tmp_path):
     columns = pl.DataFrame(rows, schema=["run", "source_file", "source_row", "customer_id"], orient="row")
     filled = columns.with_columns(
         pl.lit("mobile").alias("identifier_type"), pl.lit("").alias("compare_key"), pl.lit(None).alias("outcome")
-    ).with_columns(pl.lit("").alias("reference"), pl.lit("").alias("answered_at"))
+    ).with_columns(pl.lit(None).alias(name) for name in ("reference", "answered_at", *KNOWN_BY.values()))
     issued = filled.select(pl.col(name).cast(kind) for name, kind in HISTORY_SCHEMA.items()).lazy()
     later = report.same_customers(issued, "20260102T000000000Z-0000")
     assert later.count == 2
