@@ -387,6 +387,42 @@ def history_command(job: Path, identifier: str, occasion: str | None, as_json: b
     return ExitCode.OK
 
 
+@cli.group("state")
+def state_group() -> None:
+    """Hold the state folder against the run folders beside it."""
+
+
+@state_group.command("check")
+@_JOB
+def state_check(job: Path) -> int:
+    """Say whether state folder and run folders of the job's target agree."""
+    from bulkissue.commands import state
+    from bulkissue.job.loading import load
+
+    screen = _Screen(as_json=False, quiet=False)
+    unknown = state.check(load(job, flags={}, environ=os.environ))
+    if not unknown:
+        screen.out.print("the state folder knows every run of this target")
+        return ExitCode.OK
+    screen.out.print(
+        f"the state folder does not know {', '.join(unknown)}; bulkissue state rebuild {job} takes them in"
+    )
+    return ExitCode.SETTINGS
+
+
+@state_group.command("rebuild")
+@_JOB
+def state_rebuild(job: Path) -> int:
+    """Take runs that the state folder does not know in from their journals."""
+    from bulkissue.commands import state
+    from bulkissue.job.loading import load
+
+    screen = _Screen(as_json=False, quiet=False)
+    taken = state.rebuild(load(job, flags={}, environ=os.environ))
+    screen.out.print(f"{len(taken)} runs taken in{': ' if taken else ''}{', '.join(taken)}", soft_wrap=True)
+    return ExitCode.OK
+
+
 @cli.command()
 @_JOB
 def check(job: Path) -> int:

@@ -19,6 +19,7 @@ from bulkissue.commands.confirmation import Confirmation, question
 from bulkissue.commands.preparation import Choices, look_customers_up, manifest_of, take_input
 from bulkissue.commands.recovery import recover
 from bulkissue.commands.session import Result, Session, Watch, ending_of, now_ms
+from bulkissue.commands.state import refuse_forgotten
 from bulkissue.errors import ExitCode, SettingsRefused, StateRefused, UsageRefused
 from bulkissue.failpoint import reached
 from bulkissue.files import write_whole
@@ -67,6 +68,7 @@ def start(
             intake = take_input(paths, loaded, folder, choices.expect_rows, watch)
             reached("input.taken")
             recover(state)
+            refuse_forgotten(state, loaded, target)
             known = look_customers_up(loaded, folder, intake, credentials, watch)
             drawn = plan.draw(
                 folder / "input.parquet",

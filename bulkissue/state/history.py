@@ -21,6 +21,7 @@ import glob
 import os
 import shutil
 import socket
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -221,7 +222,7 @@ def open_state(state_dir: Path, runs_dir: Path, *, init: bool) -> None:
     lock = KernelLock(state_dir / "lock")
     if lock.take(""):
         try:
-            write_whole(mark, msgspec.json.encode({"format": FORMAT}))
+            write_whole(mark, msgspec.json.encode({"format": FORMAT, "began_ms": time.time_ns() // 1_000_000}))
         finally:
             lock.give_back()
     elif not mark.exists():
@@ -240,6 +241,21 @@ def require_state(state_dir: Path) -> None:
             f"the state folder {state_dir} is missing, and this run used it",
             hint="put it back where it was, or restore it from a backup; one goes on with a run only with its memory",
         )
+
+
+def began_at(state_dir: Path) -> str:
+    """
+    When the state folder was made, ISO 8601 in UTC; a run before that used another one.
+
+    Raises:
+        StateRefused: It cannot be read.
+    """
+    mark = state_dir / _MARK
+    if not _is_ours(mark):
+        return ""
+    began = msgspec.json.decode(mark.read_bytes(), type=dict[str, int]).get("began_ms", 0)
+    moment = datetime.fromtimestamp(began / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _is_ours(mark: Path) -> bool:
