@@ -31,7 +31,7 @@ crash: setup  ## a long soak of random kills and faults, its seed printed
 bench: setup  ## measure the program beside what people use instead; QUICK=1, PACE=1, HUGE=1, ONLY="bulk plan"
 	$(PY) benchmarks/bench.py $(if $(QUICK),--quick) $(if $(PACE),--pace) $(if $(HUGE),--huge) $(if $(ONLY),--only $(ONLY))
 
-check: setup  ## format, lint, strict types, layers, spelling, docs not stale
+check: setup  ## format, lint, strict types, layers, docs not stale
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy

@@ -4,8 +4,8 @@ The pace: when the next request may leave.
 The allowance, requests per minute, is used fully and evenly, and no sixty seconds may ever hold more than it.
 Where the service still says "too many" (429), all lanes wait for as long as it asks, and go on a little slower, or
 at what it has shown to take in a minute where the wait was long. From there the pace climbs as CUBIC does in TCP: fast
-up to the level that was refused, flat around it, and faster again the longer nothing is refused. Why this law, and not
-another, is shown by `benchmarks/pace_sim.py`. It must never pass the allowance, whatever it hears.
+up to the level that was refused, flat around it, and faster again the longer nothing is refused. `tests/test_pace.py`
+holds it against services that count in simulated time. It must never pass the allowance, whatever it hears.
 """
 
 import asyncio
