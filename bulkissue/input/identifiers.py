@@ -229,10 +229,11 @@ def ambiguous_mobiles(frame: pl.DataFrame, settings: IdentifiersSection) -> pl.S
 def _has_a_length(number: pl.Expr, country_code: str | None, national_length: int) -> pl.Expr:
     """Whether digits that nothing else says to be international are as many as a number of the country has."""
     length = number.str.len_bytes()
+    possible = length.is_between(9, 15)
     if country_code is None:
-        return length.is_between(9, 15)
+        return possible
     whole = len(country_code) + national_length
-    return (length == whole) & number.str.starts_with(country_code)
+    return possible & (length == whole) & number.str.starts_with(country_code)
 
 
 def _fits(text: pl.Expr, pattern: str | None) -> pl.Expr:
