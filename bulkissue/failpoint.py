@@ -15,6 +15,7 @@ PLACES = (
     "folder.made",
     "input.taken",
     "plan.drawn",
+    "number.taken",
     "manifest.written",
     "run.registered",
     "journal.made",
@@ -29,12 +30,15 @@ PLACES = (
     "run.settled",
 )
 
+#: Those of `state rebuild`.
+PLACES_OF_REBUILD = ("rebuild.registered", "rebuild.recovered", "rebuild.counted")
+
 _WANTED, _, _NUMBER = os.environ.get("BULKISSUE_CRASH_AT", "").partition(":")
 _passed: Counter[str] = Counter()
 
 
 def reached(place: str) -> None:
-    """The program has come to `place`, one of `PLACES`."""
+    """The program has come to `place`, one of the above."""
     if place != _WANTED:
         return
     _passed[place] += 1

@@ -400,26 +400,49 @@ def state_check(job: Path) -> int:
     from bulkissue.job.loading import load
 
     screen = _Screen(as_json=False, quiet=False)
-    unknown = state.check(load(job, flags={}, environ=os.environ))
-    if not unknown:
-        screen.out.print("the state folder knows every run of this target")
-        return ExitCode.OK
-    screen.out.print(
-        f"the state folder does not know {', '.join(unknown)}; bulkissue state rebuild {job} takes them in"
-    )
-    return ExitCode.SETTINGS
+    told = state.check(load(job, flags={}, environ=os.environ))
+    for sentence in told:
+        screen.out.print(sentence, soft_wrap=True)
+    if told:
+        screen.out.print(f"bulkissue state rebuild {job} takes unknown runs in from their journals", soft_wrap=True)
+        return ExitCode.SETTINGS
+    screen.out.print("state folder, register and run folders of this target agree")
+    return ExitCode.OK
 
 
 @state_group.command("rebuild")
 @_JOB
-def state_rebuild(job: Path) -> int:
+@click.option(
+    "--runs-dir",
+    "runs_dirs",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Where run folders of other jobs are.",
+)
+@click.option("--without-missing", is_flag=True, help="Do without runs whose folders are gone for good.")
+def state_rebuild(job: Path, runs_dirs: tuple[Path, ...], without_missing: bool) -> int:
     """Take runs that the state folder does not know in from their journals."""
     from bulkissue.commands import state
     from bulkissue.job.loading import load
 
     screen = _Screen(as_json=False, quiet=False)
-    taken = state.rebuild(load(job, flags={}, environ=os.environ))
+    rebuilt = state.rebuild(load(job, flags={}, environ=os.environ), runs_dirs, without_missing=without_missing)
+    taken = rebuilt.taken
     screen.out.print(f"{len(taken)} runs taken in{': ' if taken else ''}{', '.join(taken)}", soft_wrap=True)
+    return ExitCode.OK
+
+
+@state_group.command("backup")
+@_JOB
+@click.argument("out", metavar="DIR", type=click.Path(path_type=Path))
+def state_backup(job: Path, out: Path) -> int:
+    """Copy the job's state folder to DIR, consistent in itself, whoever is sending meanwhile."""
+    from bulkissue.commands import state
+    from bulkissue.job.loading import load
+
+    screen = _Screen(as_json=False, quiet=False)
+    copied = state.backup(load(job, flags={}, environ=os.environ), out)
+    screen.out.print(f"{copied} files copied to {out}", soft_wrap=True)
     return ExitCode.OK
 
 

@@ -12,7 +12,7 @@ import polars as pl
 
 from bulkissue import signals
 from bulkissue.commands.session import Watch, now_text
-from bulkissue.errors import InputRefused
+from bulkissue.errors import InputRefused, SettingsRefused
 from bulkissue.files import sha256
 from bulkissue.input.intake import Intake, take_in
 from bulkissue.job import loading
@@ -22,6 +22,7 @@ from bulkissue.plan import plan
 from bulkissue.reconcile import customers
 from bulkissue.results import derivation, ledgers
 from bulkissue.state import history, run_folder
+from bulkissue.state.folder import read_mark
 from bulkissue.state.journal import Journal
 from bulkissue.state.run_folder import InputDigest, Manifest
 
@@ -82,8 +83,45 @@ def look_customers_up(
     return memory.known()
 
 
-def manifest_of(run_id: str, loaded: loading.LoadedJob, intake: Intake, choices: Choices, folder: Path) -> Manifest:
-    """The manifest of a run that is planned and has sent nothing."""
+def refuse_other_names(
+    loaded: loading.LoadedJob,
+    planned: Path,
+    drawn: plan.Plan,
+    known: pl.LazyFrame | None,
+    marks: bytearray | None = None,
+) -> None:
+    """
+    Refuse to send to customers who have it under another name of what may be the same service.
+
+    Args:
+        loaded: The job.
+        planned: Its `plan.parquet`.
+        drawn: The plan, in numbers.
+        known: As `look_customers_up` gives it.
+        marks: Of each row, `journal.SENT` where it is not to be sent any more; None: all that the plan says.
+
+    Raises:
+        SettingsRefused: There are such customers, and the job does not say that the other name is another service.
+    """
+    target, others = loaded.job.issues(), set(loaded.job.api.other_services)
+    for environment, issued in history.elsewhere(loaded.state_dir, target).items():
+        if environment in others:
+            continue
+        held = plan.hold(planned, bytearray(drawn.rows) if marks is None else marks, issued, known).height
+        if held:
+            raise SettingsRefused(
+                f"{held} customers of this input have it, or may have it, in {environment}, and this job issues "
+                f"{target.describe()}: if both are names of one service, they would get it twice",
+                hint=f'[api] environment = "{environment}" if they are one service; '
+                f'[api] other_services = ["{environment}"] if they are two',
+            )
+
+
+def manifest_of(
+    run_id: str, number: int, loaded: loading.LoadedJob, intake: Intake, *, choices: Choices, folder: Path
+) -> Manifest:
+    """The manifest of a run that is planned and has sent nothing; `number` as the state folder counts runs."""
+    mark = read_mark(loaded.state_dir)
     return Manifest(
         run_id=run_id,
         job=loaded.job.job.name,
@@ -91,6 +129,8 @@ def manifest_of(run_id: str, loaded: loading.LoadedJob, intake: Intake, choices:
         target=loaded.job.issues().text(),
         base_url=loaded.job.api.base_url,
         state_dir=str(loaded.state_dir),
+        state_identity=mark.identity if mark else "",
+        number=number,
         started_at=now_text(),
         rows=intake.rows,
         columns=intake.columns,
@@ -162,6 +202,7 @@ def preview(loaded: loading.LoadedJob, choices: Choices, out: Path | None, watch
             out=folder / "plan.parquet",
             customers=known,
         )
+        refuse_other_names(loaded, folder / "plan.parquet", drawn, known)
         settled = plan.examples(folder / "plan.parquet", folder / "input.parquet")
         if out is not None:
             _write_unsent(folder, intake, target.text(), out)

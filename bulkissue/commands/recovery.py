@@ -45,15 +45,16 @@ def recover(state: history.TargetState, *, without: str = "") -> None:
             continue
         if run.state == "open" and not run.journal and not (folder / "journal.db").exists():
             continue  # ended before it could send
-        # Books that are written always have a history file, be it empty: where it is missing, it was lost.
-        if run.state != "open" and state.remembers(run.run_id):
+        # A run that has ended always has a history file, be it empty. Where it is missing, or is not the one that was
+        # written last, as in a folder that was half restored, its journal is read again.
+        if run.state != "open" and state.remembers(run):
             continue
         crashed = run.state == "open"
         try:
             with history.run_locked(folder, run.run_id):
                 _refuse_untrusted(folder, run)
                 with tempfile.TemporaryDirectory(prefix=".recover-", dir=folder) as scratch:
-                    state.write_history(run.run_id, ledgers.journalled_history(folder, Path(scratch)))
+                    size = state.write_history(run.run_id, ledgers.journalled_history(folder, Path(scratch)))
         except StateRefused as trouble:
             raise StateRefused(
                 f"run {run.run_id} of this target {'crashed and' if crashed else 'has lost its history,'} "
@@ -61,8 +62,8 @@ def recover(state: history.TargetState, *, without: str = "") -> None:
                 hint=f"restore the run folder {folder}{'' if crashed else ' or the state folder'}; if it is lost, "
                 f"say what became of the run: bulkissue resolve {run.run_id} --job JOB.toml --as …",
             ) from trouble
-        if run.state != "settled":
-            state.register(msgspec.structs.replace(run, state="recovered"))
+        standing = "settled" if run.state == "settled" else "recovered"
+        state.register(msgspec.structs.replace(run, state=standing, history_bytes=size))
         logs.get().warning("run.recovered", run=run.run_id)
 
 
@@ -156,7 +157,7 @@ def settle_lost(loaded: LoadedJob, word: LastWord) -> int:
         )
     with history.locked(loaded.state_dir, target, word.run_id) as state:
         entry = state.run(word.run_id) or entry
-        if entry.state not in {"open", "lost"} and state.remembers(word.run_id):
+        if entry.state not in {"open", "lost"} and state.remembers(entry):
             raise UsageRefused(f"the books of run {word.run_id} are written: there is nothing to say of it as a whole")
         if _can_be_trusted(Path(entry.run_dir), entry):
             raise UsageRefused(
@@ -178,8 +179,8 @@ def settle_lost(loaded: LoadedJob, word: LastWord) -> int:
                 "at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             }
             state.keep_word(word.run_id, said)
-            state.write_history(word.run_id, [part])
-        state.register(msgspec.structs.replace(entry, state="lost"))
+            size = state.write_history(word.run_id, [part])
+        state.register(msgspec.structs.replace(entry, state="lost", history_bytes=size))
     logs.get().warning("run.given_up", run=word.run_id, finding=word.finding, customers=customers.height)
     return customers.height
 

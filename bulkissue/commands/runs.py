@@ -16,7 +16,7 @@ import polars as pl
 
 from bulkissue import logs
 from bulkissue.commands.confirmation import Confirmation, question
-from bulkissue.commands.preparation import Choices, look_customers_up, manifest_of, take_input
+from bulkissue.commands.preparation import Choices, look_customers_up, manifest_of, refuse_other_names, take_input
 from bulkissue.commands.recovery import recover
 from bulkissue.commands.session import Result, Session, Watch, ending_of, now_ms
 from bulkissue.commands.state import refuse_forgotten
@@ -35,6 +35,7 @@ from bulkissue.results import derivation
 from bulkissue.send.guards import Halt
 from bulkissue.state import history, run_folder
 from bulkissue.state.entries import Held, Settlement
+from bulkissue.state.folder import beginning, open_state, require_state
 from bulkissue.state.journal import SENT, Journal
 from bulkissue.state.run_folder import Manifest
 
@@ -57,7 +58,7 @@ def start(
     run_id = run_folder.new_run_id()
     logs.bind(run_id=run_id, job=loaded.job.job.name)
     # A rehearsal's state folder is new each time: it has nothing to forget.
-    history.open_state(loaded.state_dir, loaded.runs_dir, init=choices.init_state or choices.rehearsal)
+    open_state(loaded.state_dir, loaded.runs_dir, init=choices.init_state or choices.rehearsal)
     with history.locked(loaded.state_dir, target, run_id) as state, ExitStack() as held:
         reached("state.opened")
         folder = run_folder.make_run_folder(loaded.runs_dir, run_id)
@@ -68,7 +69,7 @@ def start(
             intake = take_input(paths, loaded, folder, choices.expect_rows, watch)
             reached("input.taken")
             recover(state)
-            refuse_forgotten(state, loaded, target)
+            refuse_forgotten(loaded, target)
             known = look_customers_up(loaded, folder, intake, credentials, watch)
             drawn = plan.draw(
                 folder / "input.parquet",
@@ -80,6 +81,7 @@ def start(
                 customers=known,
             )
             reached("plan.drawn")
+            refuse_other_names(loaded, folder / "plan.parquet", drawn, known)
             watch.planned(drawn, folder)
             if drawn.to_send:
                 confirmation.obtain(
@@ -88,11 +90,13 @@ def start(
         except BaseException:
             run_folder.remove_unsent(folder)  # not yet registered, so nothing can have been sent
             raise
-        manifest = manifest_of(run_id, loaded, intake, choices, folder)
-        run_folder.write_manifest(folder, manifest)
-        reached("manifest.written")
-        registered = history.Registered(run_id, str(folder), target.text(), manifest.started_at)
-        state.register(registered)
+        with beginning(loaded.state_dir) as number:
+            reached("number.taken")
+            manifest = manifest_of(run_id, number, loaded, intake, choices=choices, folder=folder)
+            run_folder.write_manifest(folder, manifest)
+            reached("manifest.written")
+            registered = history.Registered(run_id, str(folder), target.text(), manifest.started_at, number=number)
+            state.register(registered)
         reached("run.registered")
         journal = Journal.create(folder / "journal.db", run_id=run_id, plan_sha256=manifest.digests["plan.parquet"])
         reached("journal.made")
@@ -131,6 +135,7 @@ def resume(
                 known = customers.memory_of(loaded).known() if loaded.job.identifiers.resolve_customers else None
                 held, newly = _hold(folder, manifest.run_id, journal, marks, session.state, known=known)
                 rows, requests = plan.left(folder / "plan.parquet", marks)
+                refuse_other_names(loaded, folder / "plan.parquet", drawn, known, marks)
             if rows:
                 say(
                     f"{rows} rows are left to send, in {requests} requests; {sent} were sent "
@@ -174,7 +179,7 @@ def retry(
         return None
     loaded = loading.load(parent / "job.toml", flags={"input.paths": [str(ledger)]}, environ=environ)
     _refuse_elsewhere(loaded, manifest)
-    history.require_state(loaded.state_dir)
+    require_state(loaded.state_dir)
     return start(loaded, Choices(parent_run_id=manifest.run_id), confirmation, environ, watch)
 
 
@@ -280,11 +285,24 @@ def _standing(folder: Path) -> Iterator[tuple[Manifest, history.TargetState]]:
     manifest = run_folder.read_manifest(folder)
     state_dir, target, run_id = Path(manifest.state_dir), parse(manifest.target), manifest.run_id
     logs.bind(run_id=run_id, job=manifest.job)
-    history.require_state(state_dir)
+    require_state(state_dir)
     with history.locked(state_dir, target, run_id) as state, history.run_locked(folder, run_id):
         manifest = run_folder.read_manifest(folder)
         run_folder.refuse_changed(folder, manifest)
+        _refuse_second_copy(folder, state.run(run_id))
         yield manifest, state
+
+
+def _refuse_second_copy(folder: Path, entry: history.Registered | None) -> None:
+    """Refuse a run folder beside which the one that was registered is still there."""
+    if entry is None:
+        return
+    registered = Path(entry.run_dir)
+    if registered.resolve() != folder.resolve() and (registered / "journal.db").exists():
+        raise StateRefused(
+            f"{folder} is a copy: run {entry.run_id} is in {registered}",
+            hint=f"give the command {registered}; a copy of a run folder is for looking at only",
+        )
 
 
 @contextmanager
@@ -339,7 +357,7 @@ def _loaded_where_it_began(folder: Path, environ: Mapping[str, str]) -> loading.
             f"run {manifest.run_id} sends to {manifest.base_url}, the environment says {loaded.job.api.base_url}",
             hint="unset BULKISSUE_BASE_URL; one goes on with a run only where it began",
         )
-    history.require_state(loaded.state_dir)
+    require_state(loaded.state_dir)
     return loaded
 
 

@@ -139,7 +139,7 @@ class Session:
         try:
             books = ledgers.write(run, self.journal, ending, formats, self.folder)
             reached("ledgers.written")
-            self.state.write_history(self.manifest.run_id, books.history)
+            remembered = self.state.write_history(self.manifest.run_id, books.history)
             reached("history.written")
         except (OSError, pl.exceptions.PolarsError) as trouble:
             raise StateRefused(
@@ -170,7 +170,7 @@ class Session:
         reached("journal.closed")
         run_folder.write_manifest(self.folder, manifest)
         reached("manifest.finished")
-        self._enter("settled", commits)
+        self._enter("settled", commits, remembered)
         reached("run.settled")
         logs.get().info("run.finished", state=state, exit_code=manifest.exit_code, **manifest.counts)
         return Result(self.folder, manifest)
@@ -178,7 +178,7 @@ class Session:
     def _commits(self) -> int:
         return int(self.journal.meta()["commits"])
 
-    def _enter(self, state: str, commits: int) -> None:
+    def _enter(self, state: str, commits: int, history_bytes: int = 0) -> None:
         self.state.register(
             history.Registered(
                 self.manifest.run_id,
@@ -189,6 +189,8 @@ class Session:
                 state=state,
                 commits=commits,
                 file=identity(self.journal.path),
+                number=self.manifest.number,
+                history_bytes=history_bytes,
             )
         )
 

@@ -297,6 +297,9 @@ class ApiSection(Section):
 
     base_url: Annotated[str, AfterValidator(_base_url)] = Field(description="https, without the endpoint's path.")
     environment: _Environment | None = Field(default=None, description="Part of the target; the host if left out.")
+    other_services: list[_Environment] = Field(
+        default=[], description="Environments in the state folder that are other services than this one."
+    )
     trust_env: bool = Field(default=False, description="Use the proxies that the environment names.")
     auth: AuthSection = AuthSection()
     attribution: AttributionSection = AttributionSection()

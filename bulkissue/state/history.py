@@ -6,7 +6,7 @@ Nothing here may forget a run that may have sent something: a registered run who
 stops its target until a person says what became of it.
 
     state/
-      state.json, lock                 the folder's format, and the lock it is made under
+      state.json, begun, lock          see `state/folder`
       ENVIRONMENT/EFFECT/promotion=ID/[occasion=TEXT/]
         lock                           held by the kernel, from before history is read until it is written
         runs/RUN.json                  the register
@@ -21,12 +21,12 @@ import glob
 import os
 import shutil
 import socket
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import unquote
 
 import msgspec
 import polars as pl
@@ -35,9 +35,6 @@ from bulkissue.errors import StateRefused, TargetLocked
 from bulkissue.files import KernelLock, identity, make_folder, replacing_path, write_whole
 from bulkissue.job.target import Target, parse
 from bulkissue.outcomes import KNOWN_BY
-
-FORMAT = 1
-_MARK = "state.json"
 
 #: A history file's columns: who, how it ended, where it stood, what proves it, when (ISO 8601, UTC), and
 #: by which other identifiers the customer is known.
@@ -71,6 +68,8 @@ class Registered(msgspec.Struct, frozen=True):
             `settled` once it has ended and its history is written, `lost` once a person's word stands for its journal.
         commits: How often its journal had been written when this entry was.
         file: The journal's `files.identity`; a copy has another. Empty where it is not known yet.
+        number: Of the run, by the state folder's count; 0 for runs of an early version.
+        history_bytes: The size of its history file; another one was put in its place. 0 where it is not known.
     """
 
     run_id: str
@@ -81,6 +80,8 @@ class Registered(msgspec.Struct, frozen=True):
     state: str = "open"
     commits: int = 0
     file: str = ""
+    number: int = 0
+    history_bytes: int = 0
 
     def refuse_copy(self, journal: Path, commits: int) -> None:
         """
@@ -131,11 +132,7 @@ class TargetState:
             without: A run to leave out: the one that asks.
             only: A run to be asked alone.
         """
-        found: dict[str, Path] = {}
-        for folder in self.folders:
-            for path in sorted((folder / "history").glob("*.parquet")):
-                if path.stem != without and only in {"", path.stem}:
-                    found.setdefault(path.stem, path)
+        found = {run: path for run, path in self.history_files().items() if run != without and only in {"", run}}
         if not found:
             return pl.LazyFrame(schema=HISTORY_SCHEMA)
         # Files of earlier versions do not say by what else a customer is known.
@@ -143,24 +140,41 @@ class TargetState:
             [found[run] for run in sorted(found)], glob=False, schema=HISTORY_SCHEMA, missing_columns="insert"
         )
 
-    def remembers(self, run_id: str) -> bool:
-        """Whether what a run issued is written in every folder that has it in its register."""
-        return all(
-            (folder / "history" / f"{run_id}.parquet").exists()
-            for folder in self.folders
-            if (folder / "runs" / f"{run_id}.json").exists()
-        )
+    def history_files(self) -> dict[str, Path]:
+        """The file of each run's history, by run."""
+        found: dict[str, Path] = {}
+        for folder in self.folders:
+            for path in sorted((folder / "history").glob("*.parquet")):
+                found.setdefault(path.stem, path)
+        return found
 
-    def write_history(self, run_id: str, parts: Sequence[Path]) -> None:
-        """Replace what is remembered of a run by the parts' rows (Parquet files of `HISTORY_SCHEMA`)."""
+    def remembers(self, run: Registered) -> bool:
+        """Whether what a run issued is written, as it last was, in every folder that has the run in its register."""
+        files = [
+            folder / "history" / f"{run.run_id}.parquet"
+            for folder in self.folders
+            if (folder / "runs" / f"{run.run_id}.json").exists()
+        ]
+        return all(file.exists() and run.history_bytes in {0, file.stat().st_size} for file in files)
+
+    def write_history(self, run_id: str, parts: Sequence[Path]) -> int:
+        """
+        Replace what is remembered of a run by the parts' rows (Parquet files of `HISTORY_SCHEMA`).
+
+        Returns:
+            The size of the file, for the register.
+        """
+        written: Path | None = None
         for folder in self.folders:
             with replacing_path(folder / "history" / f"{run_id}.parquet") as path:
-                if len(parts) == 1:
-                    shutil.copyfile(parts[0], path)
-                    continue
-                rows = pl.scan_parquet(list(parts), glob=False) if parts else pl.LazyFrame(schema=HISTORY_SCHEMA)
-                # Nobody looks a range up in it.
-                rows.sink_parquet(path, compression="zstd", compression_level=1, statistics=False)
+                if written is not None or len(parts) == 1:
+                    shutil.copyfile(written or parts[0], path)
+                else:
+                    rows = pl.scan_parquet(list(parts), glob=False) if parts else pl.LazyFrame(schema=HISTORY_SCHEMA)
+                    # Nobody looks a range up in it.
+                    rows.sink_parquet(path, compression="zstd", compression_level=1, statistics=False)
+            written = folder / "history" / f"{run_id}.parquet"
+        return written.stat().st_size if written else 0
 
     def keep_word(self, run_id: str, said: dict[str, object]) -> None:
         """Put what a person said of a lost run beside what was said of it before; durable when this returns."""
@@ -169,6 +183,22 @@ class TargetState:
             make_folder(words)
             number = 1 + sum(1 for _ in words.glob(f"{run_id}-*.json"))
             write_whole(words / f"{run_id}-{number}.json", msgspec.json.encode(said))
+
+
+def known_runs(state_dir: Path) -> set[str]:
+    """The ids of all registered runs of whatever target; takes no lock."""
+    return {path.stem for path in state_dir.rglob("runs/*.json")}
+
+
+def every_run(state_dir: Path) -> list[Registered]:
+    """Every registered run of whatever target; takes no lock."""
+    return _registered(sorted({path.parent.parent for path in state_dir.rglob("runs/*.json")}))
+
+
+def latest_run(state_dir: Path) -> Registered | None:
+    """The registered run with the greatest id; takes no lock."""
+    latest = max(known_runs(state_dir), default=None)
+    return registered_run(state_dir, latest) if latest else None
 
 
 def registered_run(state_dir: Path, run_id: str) -> Registered | None:
@@ -189,99 +219,6 @@ def _registered(folders: Sequence[Path]) -> list[Registered]:
                     f"the register entry {path} cannot be read", hint="restore it from a backup of the state folder"
                 ) from trouble
     return [found[run] for run in sorted(found)]
-
-
-def open_state(state_dir: Path, runs_dir: Path, *, init: bool) -> None:
-    """
-    Make sure the state folder is there and is ours.
-
-    Args:
-        state_dir: The state folder.
-        runs_dir: Where runs are kept; a missing state folder is refused where one of them may have sent something,
-            whatever state folder it used: this one may have been moved.
-        init: The user's word that the state folder may be made anew.
-
-    Raises:
-        StateRefused: It is missing although runs exist, or is of a newer format.
-        TargetLocked: Another run is making it, and does not come to an end.
-    """
-    mark = state_dir / _MARK
-    if _is_ours(mark):
-        return
-    if not init and (found := _run_that_may_have_sent(runs_dir)):
-        run, used = found
-        raise StateRefused(
-            f"the state folder {state_dir} is missing, and run {run} in {runs_dir} may have issued"
-            + (f"; its memory is in {used}" if used and used != str(state_dir) else ""),
-            hint="put the state folder back, or lead to it by state_dir; or say --init-state to begin without it: "
-            "right for a job that shares its runs_dir with others and has a state_dir of its own, "
-            "else customers may be issued twice",
-        )
-    make_folder(state_dir)
-    # Two first runs, of whatever targets, may meet here and write the same mark.
-    lock = KernelLock(state_dir / "lock")
-    if lock.take(""):
-        try:
-            write_whole(mark, msgspec.json.encode({"format": FORMAT, "began_ms": time.time_ns() // 1_000_000}))
-        finally:
-            lock.give_back()
-    elif not mark.exists():
-        raise TargetLocked(f"another run is making the state folder {state_dir} just now", hint="start again")
-
-
-def require_state(state_dir: Path) -> None:
-    """
-    Make sure that the state folder is there, for what goes on with a run that used it; never makes one.
-
-    Raises:
-        StateRefused: It is missing, or is of a newer format.
-    """
-    if not _is_ours(state_dir / _MARK):
-        raise StateRefused(
-            f"the state folder {state_dir} is missing, and this run used it",
-            hint="put it back where it was, or restore it from a backup; one goes on with a run only with its memory",
-        )
-
-
-def began_at(state_dir: Path) -> str:
-    """
-    When the state folder was made, ISO 8601 in UTC; a run before that used another one.
-
-    Raises:
-        StateRefused: It cannot be read.
-    """
-    mark = state_dir / _MARK
-    if not _is_ours(mark):
-        return ""
-    began = msgspec.json.decode(mark.read_bytes(), type=dict[str, int]).get("began_ms", 0)
-    moment = datetime.fromtimestamp(began / 1000, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _is_ours(mark: Path) -> bool:
-    """Whether the state folder of this mark is there."""
-    if not mark.exists():
-        return False
-    try:
-        found = msgspec.json.decode(mark.read_bytes(), type=dict[str, int])["format"]
-    except (msgspec.DecodeError, KeyError) as trouble:
-        raise StateRefused(f"{mark} cannot be read", hint="restore the state folder from a backup") from trouble
-    if found > FORMAT:
-        raise StateRefused(f"{mark.parent} has format {found}, this bulkissue knows up to {FORMAT}")
-    return True
-
-
-def _run_that_may_have_sent(runs_dir: Path) -> tuple[str, str] | None:
-    """A run below `runs_dir` that may have sent something, rehearsals aside, and its state folder if that is known."""
-    for folder in sorted({path.parent for name in ("run.json", "journal.db") for path in runs_dir.glob(f"*/{name}")}):
-        try:
-            manifest = msgspec.json.decode((folder / "run.json").read_bytes(), type=dict[str, object])
-        except (OSError, msgspec.DecodeError):
-            return folder.name, ""
-        unsent = manifest.get("state") == "planned" and not (folder / "journal.db").exists()
-        if manifest.get("rehearsal") is not True and not unsent:
-            return folder.name, str(manifest.get("state_dir", ""))
-    return None
 
 
 @contextmanager
@@ -354,6 +291,22 @@ def is_sending(state_dir: Path, target: Target, run_id: str) -> bool:
 def issued_without_lock(state_dir: Path, target: Target) -> pl.LazyFrame:
     """As `TargetState.issued`, for questions and dry runs: takes no lock and makes no folder."""
     return _unlocked(state_dir, target).issued()
+
+
+def elsewhere(state_dir: Path, target: Target) -> dict[str, pl.LazyFrame]:
+    """
+    Who was, or may have been, issued the same promotion or series under other environments; takes no lock.
+
+    Returns:
+        By environment, as `TargetState.issued`; those where nothing is remembered are left out.
+    """
+    places = [path for path in sorted(state_dir.glob("*")) if (path / target.effect).is_dir()]
+    others = [replace(target, environment=unquote(path.name)) for path in places]
+    return {
+        other.environment: state.issued()
+        for other in others
+        if other.environment != target.environment and (state := _unlocked(state_dir, other)).history_files()
+    }
 
 
 def every_occasion(state_dir: Path, targets: Iterable[Target]) -> TargetState:

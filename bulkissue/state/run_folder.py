@@ -96,6 +96,8 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=False):
         in_doubt: Rows left out because an earlier run may have issued them.
         same_customers: Double gifts that no comparison of identifiers can see; None where nobody looked.
         state_dir: Where history and locks are.
+        state_identity: Of that folder; another folder may be put in its place.
+        number: Of the run, by that folder's count.
         versions: Of what it was made with.
     """
 
@@ -122,6 +124,8 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=False):
     ledgers: dict[str, dict[str, object]] = {}
     stop: Stop | None = None
     rehearsal: bool = False
+    state_identity: str = ""
+    number: int = 0
     in_doubt: int = 0
     same_customers: SameCustomers | None = None
     versions: dict[str, str] = {}
