@@ -23,8 +23,8 @@ from bulkissue.results.report.markup import said, text
 from bulkissue.sandbox import Customer, Fault, Options, start_thread
 from bulkissue.state import run_folder
 from bulkissue.state.entries import Answer, Event, Intent
-from bulkissue.state.history import HISTORY_SCHEMA
 from bulkissue.state.journal import Journal
+from bulkissue.state.register import HISTORY_SCHEMA
 
 EMPTY_TAGS = {"meta", "br"}
 MOBILES = [f"9199860{number:05}" for number in range(250)]

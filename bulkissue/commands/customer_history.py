@@ -10,12 +10,12 @@ from bulkissue.input.identifiers import identify
 from bulkissue.job.loading import LoadedJob
 from bulkissue.outcomes import IDENTIFIER_TYPES, KNOWN_BY, STRENGTH
 from bulkissue.service.routes import ROUTES, routes_of
-from bulkissue.state import history
+from bulkissue.state import register
 
 
 def what_customer_got(loaded: LoadedJob, identifier: str) -> list[dict[str, object]]:
     """
-    Every line of the target's history about this customer, oldest first: columns of `history.HISTORY_SCHEMA`.
+    Every line of the target's history about this customer, oldest first: columns of `register.HISTORY_SCHEMA`.
 
     Args:
         loaded: The job; its target is asked about, and its rules normalise the identifier.
@@ -53,5 +53,5 @@ def what_customer_got(loaded: LoadedJob, identifier: str) -> list[dict[str, obje
         )
         for kind, name in KNOWN_BY.items()
     )
-    found = history.issued_without_lock(loaded.state_dir, loaded.job.issues()).filter(mine)
+    found = register.issued_without_lock(loaded.state_dir, loaded.job.issues()).filter(mine)
     return found.sort("run", "source_row").drop("compare_key", *KNOWN_BY.values()).collect().to_dicts()

@@ -21,7 +21,7 @@ from bulkissue.outcomes import LEDGER_OF, Outcome
 from bulkissue.plan import plan
 from bulkissue.reconcile import customers
 from bulkissue.results import derivation, ledgers
-from bulkissue.state import history, run_folder
+from bulkissue.state import register, run_folder
 from bulkissue.state.folder import read_mark
 from bulkissue.state.journal import Journal
 from bulkissue.state.run_folder import InputDigest, Manifest
@@ -104,7 +104,7 @@ def refuse_other_names(
         SettingsRefused: There are such customers, and the job does not say that the other name is another service.
     """
     target, others = loaded.job.issues(), set(loaded.job.api.other_services)
-    for environment, issued in history.elsewhere(loaded.state_dir, target).items():
+    for environment, issued in register.elsewhere(loaded.state_dir, target).items():
         if environment in others:
             continue
         held = plan.hold(planned, bytearray(drawn.rows) if marks is None else marks, issued, known).height
@@ -187,7 +187,7 @@ def preview(loaded: loading.LoadedJob, choices: Choices, out: Path | None, watch
     with tempfile.TemporaryDirectory(prefix="bulkissue-") as name:
         folder = Path(name)
         intake = take_input(paths, loaded, folder, choices.expect_rows, watch)
-        issued = history.issued_without_lock(loaded.state_dir, target)
+        issued = register.issued_without_lock(loaded.state_dir, target)
         source, known, not_looked_up = folder / "input.parquet", None, 0
         if loaded.job.identifiers.resolve_customers:
             memory = customers.memory_of(loaded)

@@ -23,11 +23,11 @@ from bulkissue.outcomes import KNOWN_BY, Outcome
 from bulkissue.plan import plan
 from bulkissue.reconcile.by_hand import Finding
 from bulkissue.results import ledgers
-from bulkissue.state import history, run_folder
+from bulkissue.state import register, run_folder
 from bulkissue.state.journal import Journal
 
 
-def recover(state: history.TargetState, *, without: str = "") -> None:
+def recover(state: register.TargetState, *, without: str = "") -> None:
     """
     Read runs that crashed, and runs whose history is gone, from their journals into history.
 
@@ -51,7 +51,7 @@ def recover(state: history.TargetState, *, without: str = "") -> None:
             continue
         crashed = run.state == "open"
         try:
-            with history.run_locked(folder, run.run_id):
+            with register.run_locked(folder, run.run_id):
                 _refuse_untrusted(folder, run)
                 with tempfile.TemporaryDirectory(prefix=".recover-", dir=folder) as scratch:
                     size = state.write_history(run.run_id, ledgers.journalled_history(folder, Path(scratch)))
@@ -67,7 +67,7 @@ def recover(state: history.TargetState, *, without: str = "") -> None:
         logs.get().warning("run.recovered", run=run.run_id)
 
 
-def _refuse_untrusted(folder: Path, run: history.Registered) -> None:
+def _refuse_untrusted(folder: Path, run: register.Registered) -> None:
     """Make sure that a run's folder can say what the run issued."""
     if not (folder / "journal.db").exists():
         raise StateRefused(f"{folder / 'journal.db'} is missing")
@@ -143,7 +143,7 @@ def settle_lost(loaded: LoadedJob, word: LastWord) -> int:
             takes back that somebody was issued.
         BulkissueError: The target is locked, or a file is refused.
     """
-    entry = history.registered_run(loaded.state_dir, word.run_id)
+    entry = register.registered_run(loaded.state_dir, word.run_id)
     if entry is None:
         raise UsageRefused(
             f"no run {word.run_id} is registered in {loaded.state_dir}",
@@ -155,7 +155,7 @@ def settle_lost(loaded: LoadedJob, word: LastWord) -> int:
             f"run {word.run_id} issues {target.describe()}, the job {loaded.job.issues().describe()}",
             hint="give the job the run was started with",
         )
-    with history.locked(loaded.state_dir, target, word.run_id) as state:
+    with register.locked(loaded.state_dir, target, word.run_id) as state:
         entry = state.run(word.run_id) or entry
         if entry.state not in {"open", "lost"} and state.remembers(entry):
             raise UsageRefused(f"the books of run {word.run_id} are written: there is nothing to say of it as a whole")
@@ -185,7 +185,7 @@ def settle_lost(loaded: LoadedJob, word: LastWord) -> int:
     return customers.height
 
 
-def _can_be_trusted(folder: Path, run: history.Registered) -> bool:
+def _can_be_trusted(folder: Path, run: register.Registered) -> bool:
     try:
         _refuse_untrusted(folder, run)
     except StateRefused:
@@ -212,7 +212,7 @@ def _customers(loaded: LoadedJob, word: LastWord, target: str, folder: Path) -> 
             *(pl.lit(None).alias(name) for name in ("customer_id", "reference", "answered_at")),
             *KNOWN_BY.values(),
         )
-        .select(pl.col(name).cast(kind) for name, kind in history.HISTORY_SCHEMA.items())
+        .select(pl.col(name).cast(kind) for name, kind in register.HISTORY_SCHEMA.items())
         .unique(["identifier_type", "compare_key"], keep="first", maintain_order=True)
     )
 
@@ -230,4 +230,4 @@ def _with_those_named_before(customers: pl.DataFrame, before: pl.DataFrame, word
 
 
 def _nobody() -> pl.DataFrame:
-    return pl.DataFrame(schema=history.HISTORY_SCHEMA)
+    return pl.DataFrame(schema=register.HISTORY_SCHEMA)

@@ -33,7 +33,7 @@ from bulkissue.reconcile.by_hand import Word, settlements
 from bulkissue.reconcile.reading_back import Account, Case, read_back
 from bulkissue.results import derivation
 from bulkissue.send.guards import Halt
-from bulkissue.state import history, run_folder
+from bulkissue.state import register, run_folder
 from bulkissue.state.entries import Held, Settlement
 from bulkissue.state.folder import beginning, open_state, require_state
 from bulkissue.state.journal import SENT, Journal
@@ -59,10 +59,10 @@ def start(
     logs.bind(run_id=run_id, job=loaded.job.job.name)
     # A rehearsal's state folder is new each time: it has nothing to forget.
     open_state(loaded.state_dir, loaded.runs_dir, init=choices.init_state or choices.rehearsal)
-    with history.locked(loaded.state_dir, target, run_id) as state, ExitStack() as held:
+    with register.locked(loaded.state_dir, target, run_id) as state, ExitStack() as held:
         reached("state.opened")
         folder = run_folder.make_run_folder(loaded.runs_dir, run_id)
-        held.enter_context(history.run_locked(folder, run_id))
+        held.enter_context(register.run_locked(folder, run_id))
         reached("folder.made")
         try:
             write_whole(folder / "job.toml", loading.effective_toml(loaded))
@@ -95,7 +95,7 @@ def start(
             manifest = manifest_of(run_id, number, loaded, intake, choices=choices, folder=folder)
             run_folder.write_manifest(folder, manifest)
             reached("manifest.written")
-            registered = history.Registered(run_id, str(folder), target.text(), manifest.started_at, number=number)
+            registered = register.Registered(run_id, str(folder), target.text(), manifest.started_at, number=number)
             state.register(registered)
         reached("run.registered")
         journal = Journal.create(folder / "journal.db", run_id=run_id, plan_sha256=manifest.digests["plan.parquet"])
@@ -280,20 +280,20 @@ def _signed_in(loaded: loading.LoadedJob, environ: Mapping[str, str], watch: Wat
 
 
 @contextmanager
-def _standing(folder: Path) -> Iterator[tuple[Manifest, history.TargetState]]:
+def _standing(folder: Path) -> Iterator[tuple[Manifest, register.TargetState]]:
     """A run as it stands: its target's lock and its own held, its folder proven unchanged."""
     manifest = run_folder.read_manifest(folder)
     state_dir, target, run_id = Path(manifest.state_dir), parse(manifest.target), manifest.run_id
     logs.bind(run_id=run_id, job=manifest.job)
     require_state(state_dir)
-    with history.locked(state_dir, target, run_id) as state, history.run_locked(folder, run_id):
+    with register.locked(state_dir, target, run_id) as state, register.run_locked(folder, run_id):
         manifest = run_folder.read_manifest(folder)
         run_folder.refuse_changed(folder, manifest)
         _refuse_second_copy(folder, state.run(run_id))
         yield manifest, state
 
 
-def _refuse_second_copy(folder: Path, entry: history.Registered | None) -> None:
+def _refuse_second_copy(folder: Path, entry: register.Registered | None) -> None:
     """Refuse a run folder beside which the one that was registered is still there."""
     if entry is None:
         return
@@ -361,7 +361,7 @@ def _loaded_where_it_began(folder: Path, environ: Mapping[str, str]) -> loading.
     return loaded
 
 
-def _reopen(folder: Path, manifest: Manifest, state: history.TargetState) -> Journal:
+def _reopen(folder: Path, manifest: Manifest, state: register.TargetState) -> Journal:
     path = folder / "journal.db"
     entry = state.run(manifest.run_id)
     if not path.exists() and manifest.state == "planned" and (entry is None or not entry.journal):
@@ -374,7 +374,7 @@ def _reopen(folder: Path, manifest: Manifest, state: history.TargetState) -> Jou
     return journal
 
 
-def _look(folder: Path, manifest: Manifest, state: history.TargetState) -> Journal | None:
+def _look(folder: Path, manifest: Manifest, state: register.TargetState) -> Journal | None:
     """The run's journal for reading; None where it never had one, and so has sent nothing."""
     path = folder / "journal.db"
     entry = state.run(manifest.run_id)
@@ -388,7 +388,7 @@ def _hold(
     run_id: str,
     journal: Journal,
     marks: bytearray,
-    state: history.TargetState,
+    state: register.TargetState,
     *,
     known: pl.LazyFrame | None,
 ) -> tuple[int, list[Held]]:

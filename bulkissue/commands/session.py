@@ -31,7 +31,7 @@ from bulkissue.send.dispatch import Dispatch
 from bulkissue.send.guards import Counters, Guards, Halt
 from bulkissue.send.reader import lane_of
 from bulkissue.service.routes import promotion_or_series
-from bulkissue.state import history, run_folder
+from bulkissue.state import register, run_folder
 from bulkissue.state.entries import Event
 from bulkissue.state.journal import Journal
 from bulkissue.state.run_folder import Manifest, Stop
@@ -80,7 +80,7 @@ class Session:
     manifest: Manifest
     loaded: loading.LoadedJob
     journal: Journal
-    state: history.TargetState
+    state: register.TargetState
     watch: Watch
     started: float
 
@@ -180,7 +180,7 @@ class Session:
 
     def _enter(self, state: str, commits: int, history_bytes: int = 0) -> None:
         self.state.register(
-            history.Registered(
+            register.Registered(
                 self.manifest.run_id,
                 str(self.folder),
                 self.manifest.target,

@@ -13,7 +13,7 @@ from bulkissue.errors import StateRefused
 from bulkissue.failpoint import reached
 from bulkissue.job.loading import LoadedJob
 from bulkissue.job.target import Target, parse, same_target
-from bulkissue.state import history
+from bulkissue.state import register
 from bulkissue.state.folder import back_up, begun, count_up_to, read_mark, require_state
 from bulkissue.state.run_folder import Manifest, list_runs, new_run_id, read_manifest
 
@@ -76,7 +76,7 @@ def examine(state_dir: Path, runs_dirs: Sequence[Path], target: Target) -> Unkno
     Raises:
         StateRefused: The state folder cannot be read.
     """
-    mark, known = read_mark(state_dir), history.known_runs(state_dir)
+    mark, known = read_mark(state_dir), register.known_runs(state_dir)
     forgotten: list[Manifest] = []
     others: list[Manifest] = []
     elsewhere: list[Manifest] = []
@@ -96,7 +96,7 @@ def examine(state_dir: Path, runs_dirs: Sequence[Path], target: Target) -> Unkno
         elif ours and later:
             elsewhere.append(manifest)
         folders[manifest.run_id] = folder
-    latest = history.latest_run(state_dir)
+    latest = register.latest_run(state_dir)
     beyond = latest.number if latest is not None and latest.number > begun(state_dir) else 0
     return Unknown(tuple(forgotten), tuple(others), tuple(elsewhere), beyond, folders)
 
@@ -142,12 +142,12 @@ def rebuild(loaded: LoadedJob, runs_dirs: Sequence[Path] = (), *, without_missin
     # The job's own target last: where it is refused, all others are taken in.
     everything = (*found.others, *found.forgotten, *found.elsewhere)
     for text in sorted({manifest.target for manifest in everything}, key=lambda one: same_target(one, target.text())):
-        with history.locked(state_dir, parse(text), new_run_id()) as state:
+        with register.locked(state_dir, parse(text), new_run_id()) as state:
             for manifest in everything:
                 if manifest.target == text:
                     # As one that crashed: `recover` reads its journal, now or at the next start, if this is killed.
                     state.register(
-                        history.Registered(
+                        register.Registered(
                             manifest.run_id,
                             str(found.folders[manifest.run_id].resolve()),
                             manifest.target,
@@ -160,7 +160,7 @@ def rebuild(loaded: LoadedJob, runs_dirs: Sequence[Path] = (), *, without_missin
             recover(state)
             reached("rebuild.recovered")
     taken = tuple(sorted(manifest.run_id for manifest in everything))
-    numbers = {run.number for run in history.every_run(state_dir)}
+    numbers = {run.number for run in register.every_run(state_dir)}
     counted = begun(state_dir)
     latest = max(numbers | {counted})
     missing = tuple(sorted(set(range(counted + 1, latest)) - numbers))
@@ -187,7 +187,7 @@ def check(loaded: LoadedJob) -> list[str]:
     """
     target = loaded.job.issues()
     require_state(loaded.state_dir)
-    with history.locked(loaded.state_dir, target, new_run_id()) as state:
+    with register.locked(loaded.state_dir, target, new_run_id()) as state:
         told = examine(loaded.state_dir, [loaded.runs_dir], target).says(loaded.state_dir)
         for run in state.runs():
             journal = Path(run.run_dir) / "journal.db"

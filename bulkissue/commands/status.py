@@ -17,7 +17,7 @@ from bulkissue.job.loading import load
 from bulkissue.job.target import parse
 from bulkissue.outcomes import Outcome
 from bulkissue.plan.plan import load as load_plan
-from bulkissue.state import history, run_folder
+from bulkissue.state import register, run_folder
 from bulkissue.state.journal import Journal
 from bulkissue.state.run_folder import Manifest
 
@@ -133,7 +133,7 @@ def list_runs(runs_dir: Path) -> Iterator[tuple[Path, Manifest | None]]:
 def _standing(folder: Path) -> tuple[Manifest, run_folder.State]:
     """A run's manifest, and the state it is in: not what a killed process left behind."""
     manifest = run_folder.read_manifest(folder)
-    if manifest.state in _NOT_SETTLED and not history.is_sending(
+    if manifest.state in _NOT_SETTLED and not register.is_sending(
         Path(manifest.state_dir), parse(manifest.target), manifest.run_id
     ):
         manifest = run_folder.read_manifest(folder)  # it may have ended between the two looks

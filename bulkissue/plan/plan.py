@@ -20,8 +20,8 @@ from bulkissue.job.model import Job
 from bulkissue.outcomes import IDENTIFIER_TYPES, KNOWN_BY, REASONS, STRENGTH, Outcome
 from bulkissue.plan.same_customer import SHARED, all_known, end_of_sent, ends, entangled, related
 from bulkissue.service.routes import ROUTES, routes_of
-from bulkissue.state.history import HISTORY_SCHEMA
 from bulkissue.state.journal import SENT
+from bulkissue.state.register import HISTORY_SCHEMA
 
 _TYPE = pl.Enum(IDENTIFIER_TYPES)
 _OUTCOME = pl.Enum([outcome.value for outcome in Outcome])
@@ -108,7 +108,7 @@ def draw(
         input_path: The run's `input.parquet`.
         intake: What was read into it.
         job: What to do.
-        issued: This target's history, `history.HISTORY_SCHEMA`.
+        issued: This target's history, `register.HISTORY_SCHEMA`.
         limit: Send at most so many rows, the first ones; None for all.
         out: Where the plan goes.
         customers: Who is behind other identifiers than ids, `customers.SCHEMA`; None not to ask who is the same.
@@ -528,7 +528,7 @@ def held_by_history(
             `customer`.
         plan: All rows of the plan, for what they say of who is who: `identifier_type`, `identifier`, `compare_key` and
             the columns of `KNOWN_BY`.
-        issued: `history.HISTORY_SCHEMA`.
+        issued: `register.HISTORY_SCHEMA`.
         customers: Who is behind history's identifiers where its own lines do not say, `customers.SCHEMA`.
 
     Returns:

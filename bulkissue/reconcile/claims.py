@@ -19,7 +19,7 @@ from bulkissue.job.target import Target, parse
 from bulkissue.outcomes import Outcome
 from bulkissue.results import derivation, ledgers
 from bulkissue.service.page import Asked
-from bulkissue.state import history
+from bulkissue.state import register
 from bulkissue.state.journal import Journal
 
 _ASKED = (pl.col("identifier_type").cast(pl.String), "identifier", pl.col("source", "account_id").fill_null(""))
@@ -47,7 +47,7 @@ class Claims:
     What is remembered; made by `remembered`.
 
     Args:
-        issued: `history.HISTORY_SCHEMA`, of all runs.
+        issued: `register.HISTORY_SCHEMA`, of all runs.
         folders: Of the runs, by run.
         run_id: The run that asks. Its own unknown rows it knows better.
         blind: A run that may have issued, and of which nothing can be known; empty if there is none.
@@ -110,7 +110,7 @@ def remembered(
     """
     target = parse(run.target)
     also = [Target(target.environment, target.effect, promotion, identifier) for promotion, identifier in names]
-    everything = history.every_occasion(state_dir, [target, *also])
+    everything = register.every_occasion(state_dir, [target, *also])
     # The register before the files: a run that settles meanwhile is then read twice, and none is overlooked.
     runs = everything.runs()
     blind, parts = "", []

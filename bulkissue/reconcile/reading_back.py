@@ -44,7 +44,7 @@ from bulkissue.send.reader import Reader, Stopped, Unread, reading
 from bulkissue.service.page import Asked, Page, Reading, unite
 from bulkissue.service.readers import READERS
 from bulkissue.service.routes import promotion_or_series
-from bulkissue.state import history
+from bulkissue.state import register
 from bulkissue.state.entries import Settlement
 from bulkissue.state.journal import Journal
 
@@ -358,7 +358,7 @@ class _ReadingBack:
         for row in own:
             yield row.asked, row.sent.reference, row.sent.first, row.sent.last
         identifier_type, source = kind
-        everything = history.every_occasion(self._case.state_dir, [parse(self._case.run.target)])
+        everything = register.every_occasion(self._case.state_dir, [parse(self._case.run.target)])
         certain = (pl.col("outcome") == Outcome.SUCCEEDED.value) & (pl.col("identifier_type") == identifier_type)
         dated = pl.col("reference").is_not_null() & pl.col("answered_at").is_not_null()
         issued = everything.issued(without=self._case.run.run_id)

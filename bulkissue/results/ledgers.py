@@ -18,8 +18,8 @@ from bulkissue.files import replacing, replacing_path, sha256
 from bulkissue.outcomes import KNOWN_BY, LEDGER_COLUMNS, LEDGER_OF, Ledger, Outcome
 from bulkissue.results.derivation import Ending, Piece, Run, pieces
 from bulkissue.state import run_folder
-from bulkissue.state.history import HISTORY_SCHEMA
 from bulkissue.state.journal import Journal
+from bulkissue.state.register import HISTORY_SCHEMA
 
 #: Rows in a history part, at least.
 _PART = 1 << 20
@@ -38,7 +38,7 @@ class Books:
         outcomes: Rows by outcome.
         reasons: Rows of the failure and unknown ledgers by reason.
         digests: By ledger file: its `rows` and `sha256`.
-        history: Parquet parts of `history.HISTORY_SCHEMA`: who was, or may have been, issued.
+        history: Parquet parts of `register.HISTORY_SCHEMA`: who was, or may have been, issued.
         in_doubt: Rows left out because an earlier run may have issued them.
     """
 
@@ -140,7 +140,7 @@ def _quoted(cells: pl.Series) -> pl.Series:
 
 def history_parts(run: Run, journal: Journal, ending: Ending, out: Path) -> list[Path]:
     """
-    Write the rows that were, or may have been, issued as Parquet parts of `history.HISTORY_SCHEMA`, and no ledger.
+    Write the rows that were, or may have been, issued as Parquet parts of `register.HISTORY_SCHEMA`, and no ledger.
 
     Returns:
         The parts, in order; none where nothing was issued. The caller deletes them.

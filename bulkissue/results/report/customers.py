@@ -20,7 +20,7 @@ def same_customers(issued: pl.LazyFrame, run_id: str) -> SameCustomers:
     The rows of a run that were, or may have been, issued to a customer who had it already.
 
     Args:
-        issued: The target's history with this run in it, columns of `history.HISTORY_SCHEMA`.
+        issued: The target's history with this run in it, columns of `register.HISTORY_SCHEMA`.
         run_id: This run.
 
     Returns:
