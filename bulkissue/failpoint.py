@@ -30,6 +30,8 @@ PLACES = (
     "run.settled",
 )
 
+#: Where history of an early version has been digested.
+PLACE_OF_DIGESTING = "history.digested"
 #: Those of `state rebuild`.
 PLACES_OF_REBUILD = ("rebuild.registered", "rebuild.recovered", "rebuild.counted")
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 _CHUNK = 1 << 20
+_END = 1 << 14
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _GET_GENERATION = 0x80087601  # FS_IOC_GETVERSION of linux/fs.h, as ext4, xfs and btrfs answer it
@@ -120,6 +121,17 @@ def sha256(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def fingerprint(path: Path) -> str:
+    """What tells a file from an older one of its name at little cost: its size, and a digest of its two ends."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        ends = file.read(_END)
+        file.seek(max(0, size - _END))
+        ends += file.read(_END)
+    return f"{size}:{hashlib.sha256(ends).hexdigest()[:32]}"
 
 
 def identity(path: Path) -> str:

@@ -13,7 +13,7 @@ from polars.testing import assert_frame_equal
 
 from bulkissue.errors import ConservationBroken, StateRefused
 from bulkissue.outcomes import KNOWN_BY, LEDGER_COLUMNS, LEDGER_OF, REASONS, RESULT_FIELDS, Outcome, Results, RowResult
-from bulkissue.plan.plan import PLAN_SCHEMA
+from bulkissue.plan.rows import PLAN_SCHEMA
 from bulkissue.results import derivation, ledgers
 from bulkissue.state import attempts
 from bulkissue.state.entries import Answer, Entry, Intent, Settlement

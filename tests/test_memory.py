@@ -17,7 +17,8 @@ from bulkissue.errors import StateRefused, TargetLocked
 from bulkissue.files import KernelLock
 from bulkissue.job.target import Target
 from bulkissue.sandbox import Fault, Promotion, Running
-from bulkissue.state import register
+from bulkissue.state import history, register
+from bulkissue.state.history import make_key
 
 ID, IDENTIFIER = {"program_id": 469, "promotion_id": 69218}, {"program_id": 469, "promo_identifier": "DIWALI26"}
 WORD = ["--by", "Asha", "--evidence", "ticket 4711"]
@@ -181,6 +182,7 @@ def test_a_resumed_run_holds_its_lock_too(slow):
 def test_a_lock_file_replaced_while_it_is_taken(tmp_path):
     """Whoever waited for a lock file that was replaced meanwhile takes the one that has the name now."""
     target = Target("prod", "earn", promotion_id="1")
+    make_key(tmp_path)
     with register.locked(tmp_path, target, "first"):
         pass
     path = tmp_path / target.names()[0] / "lock"
@@ -258,10 +260,11 @@ def test_history_and_journal_are_gone(scene):
 def test_a_history_file_of_one_name_is_gone(tmp_path):
     """History has to stand under every name that registers the run, and under no other."""
     both = Target("prod", "earn", promotion_id="1", promo_identifier="ONE")
+    make_key(tmp_path)
     with register.locked(tmp_path, both, "r") as state:
         entry = register.Registered("r", str(tmp_path / "nowhere"), both.text(), "now", journal=True, state="settled")
         state.register(entry)
-        state.write_history("r", [])
+        state.write_history("r", history.nobody().lines)
         recovery.recover(state)
         (state.folders[1] / "history" / "r.parquet").unlink()
         with pytest.raises(StateRefused, match="run r of this target"):
@@ -330,6 +333,7 @@ def test_two_names_are_one_in_every_occasion(
 def test_every_name_is_locked_in_the_occasion(tmp_path):
     """A target's names, learnt in another occasion, are locked together, and the other occasion is not."""
     both = Target("prod", "earn", promotion_id="1", promo_identifier="ONE", occasion="oct")
+    make_key(tmp_path)
     with register.locked(tmp_path, both, "r") as state:
         state.register(register.Registered("r", "r", both.text(), "now"))
     one, other = Target("prod", "earn", promotion_id="1"), Target("prod", "earn", promo_identifier="ONE")

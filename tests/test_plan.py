@@ -10,7 +10,7 @@ from bulkissue.input.intake import take_in
 from bulkissue.job.loading import load
 from bulkissue.job.model import Job
 from bulkissue.plan import plan
-from bulkissue.state import register
+from bulkissue.state import history
 from bulkissue.state.journal import NEVER_SENT, ONLY_VOID, SENT
 
 JOB = """
@@ -39,8 +39,7 @@ def drawn(folder: Path, lines: list[str]) -> tuple[plan.Plan, Job]:
     job = load(folder / "job.toml", environ={}).job
     out = folder / "input.parquet"
     intake = take_in([folder / "in.csv"], base=folder, settings=job.input, target="t", out=out)
-    nobody = pl.LazyFrame(schema=register.HISTORY_SCHEMA)
-    return plan.draw(out, intake, job, nobody, limit=None, out=folder / "plan.parquet"), job
+    return plan.draw(out, intake, job, history.nobody(), limit=None, out=folder / "plan.parquet"), job
 
 
 @pytest.fixture
@@ -78,10 +77,12 @@ def test_what_another_run_issued_is_held(mixed, tmp_path):
     """Of the rows still to be sent those whom history has are held; of rows that were sent nothing is asked."""
     issued = {"identifier_type": "mobile", "outcome": "succeeded", "run": "r9"}
     keys = [f"91998600{number:04}" for number in (1, 2, 4)]
-    known = pl.LazyFrame([{**issued, "compare_key": key} for key in keys], schema=register.HISTORY_SCHEMA)
+    digests = history.Digests("k")
+    told = pl.LazyFrame([{**issued, "compare_key": key} for key in keys], schema=history.RUN_SCHEMA)
+    known = history.History(digests.digested(told), digests)
     marks = bytearray(40)
     marks[2] = SENT
-    held = plan.hold(tmp_path / "plan.parquet", marks, known)
+    held = plan.hold(tmp_path / "plan.parquet", marks, known, load(tmp_path / "job.toml", environ={}).job)
     assert held.rows() == [(row, "dedupe.issued", "issued in run r9") for row in (1, 4)]
     assert mixed.to_send == 39
 

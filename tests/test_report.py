@@ -16,15 +16,15 @@ import tomli_w
 from conftest import read_ledgers
 from scene import Scene
 
-from bulkissue.outcomes import KNOWN_BY, Outcome, Results
+from bulkissue.outcomes import Outcome, Results
 from bulkissue.results import report
 from bulkissue.results.report import campaign, course, figures
 from bulkissue.results.report.markup import said, text
 from bulkissue.sandbox import Customer, Fault, Options, start_thread
 from bulkissue.state import run_folder
 from bulkissue.state.entries import Answer, Event, Intent
+from bulkissue.state.history import RUN_SCHEMA, Digests
 from bulkissue.state.journal import Journal
-from bulkissue.state.register import HISTORY_SCHEMA
 
 EMPTY_TAGS = {"meta", "br"}
 MOBILES = [f"9199860{number:05}" for number in range(250)]
@@ -343,8 +343,9 @@ def test_many_rows_of_one_customer(tmp_path):
     columns = pl.DataFrame(rows, schema=["run", "source_file", "source_row", "customer_id"], orient="row")
     filled = columns.with_columns(
         pl.lit("mobile").alias("identifier_type"), pl.lit("").alias("compare_key"), pl.lit(None).alias("outcome")
-    ).with_columns(pl.lit(None).alias(name) for name in ("reference", "answered_at", *KNOWN_BY.values()))
-    issued = filled.select(pl.col(name).cast(kind) for name, kind in HISTORY_SCHEMA.items()).lazy()
+    )
+    told = pl.concat([pl.DataFrame(schema=RUN_SCHEMA), filled], how="diagonal_relaxed").lazy()
+    issued = Digests("k").digested(told)
     later = report.same_customers(issued, "20260102T000000000Z-0000")
     assert later.count == 2
     assert [pair.rows for pair in later.named] == [("a.csv row 1", "b.csv row 1"), ("a.csv row 2", "b.csv row 2")]

@@ -9,13 +9,16 @@ import polars as pl
 from bulkissue.input.identifiers import identify
 from bulkissue.job.loading import LoadedJob
 from bulkissue.outcomes import IDENTIFIER_TYPES, KNOWN_BY, STRENGTH
+from bulkissue.plan import same_number
 from bulkissue.service.routes import ROUTES, routes_of
 from bulkissue.state import register
+
+_SHOWN = ("outcome", "run", "source_file", "source_row", "reference", "answered_at")
 
 
 def what_customer_got(loaded: LoadedJob, identifier: str) -> list[dict[str, object]]:
     """
-    Every line of the target's history about this customer, oldest first: columns of `register.HISTORY_SCHEMA`.
+    Every line of the target's history about this customer, oldest first.
 
     Args:
         loaded: The job; its target is asked about, and its rules normalise the identifier.
@@ -41,17 +44,21 @@ def what_customer_got(loaded: LoadedJob, identifier: str) -> list[dict[str, obje
         .filter(pl.col("reason").is_null())
         .select(pl.col("identifier_type").cast(pl.String), "compare_key")
     )
-    wanted = keys.collect()
-    asked = {kind: wanted.filter(pl.col("identifier_type") == kind)["compare_key"].implode() for kind in STRENGTH}
+    remembered = register.issued_without_lock(loaded.state_dir, loaded.job.issues())
+    mobiles = keys.filter(pl.col("identifier_type") == "mobile").collect()["compare_key"]
+    remembered = same_number.alike(remembered, mobiles, loaded.job.identifiers.country_code)
+    digest = remembered.digests.of(pl.col("identifier_type"), pl.col("compare_key"))
+    wanted = keys.select("identifier_type", digest.alias("key")).collect()
+    asked = {kind: wanted.filter(pl.col("identifier_type") == kind)["key"].implode() for kind in STRENGTH}
     mine = pl.any_horizontal(
         (
             pl.when(pl.col("identifier_type") == kind)
-            .then("compare_key")
+            .then("key")
             .otherwise(name)
             .is_in(asked[kind])
             .fill_null(value=False)
         )
         for kind, name in KNOWN_BY.items()
     )
-    found = register.issued_without_lock(loaded.state_dir, loaded.job.issues()).filter(mine)
-    return found.sort("run", "source_row").drop("compare_key", *KNOWN_BY.values()).collect().to_dicts()
+    found = remembered.lines.filter(mine).sort("run", "source_row")
+    return found.select("identifier_type", *_SHOWN).collect().to_dicts()

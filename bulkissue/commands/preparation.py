@@ -107,7 +107,7 @@ def refuse_other_names(
     for environment, issued in register.elsewhere(loaded.state_dir, target).items():
         if environment in others:
             continue
-        held = plan.hold(planned, bytearray(drawn.rows) if marks is None else marks, issued, known).height
+        held = plan.hold(planned, bytearray(drawn.rows) if marks is None else marks, issued, loaded.job, known).height
         if held:
             raise SettingsRefused(
                 f"{held} customers of this input have it, or may have it, in {environment}, and this job issues "
@@ -131,6 +131,8 @@ def manifest_of(
         state_dir=str(loaded.state_dir),
         state_identity=mark.identity if mark else "",
         number=number,
+        country_code=loaded.job.identifiers.country_code or "",
+        national_length=loaded.job.identifiers.national_length,
         started_at=now_text(),
         rows=intake.rows,
         columns=intake.columns,

@@ -23,7 +23,7 @@ from bulkissue.outcomes import KNOWN_BY, Outcome
 from bulkissue.plan import plan
 from bulkissue.reconcile.by_hand import Finding
 from bulkissue.results import ledgers
-from bulkissue.state import register, run_folder
+from bulkissue.state import history, register, run_folder
 from bulkissue.state.journal import Journal
 
 
@@ -54,7 +54,8 @@ def recover(state: register.TargetState, *, without: str = "") -> None:
             with register.run_locked(folder, run.run_id):
                 _refuse_untrusted(folder, run)
                 with tempfile.TemporaryDirectory(prefix=".recover-", dir=folder) as scratch:
-                    size = state.write_history(run.run_id, ledgers.journalled_history(folder, Path(scratch)))
+                    parts = ledgers.journalled_history(folder, Path(scratch))
+                    size = state.write_history(run.run_id, state.digests.of_run(parts))
         except StateRefused as trouble:
             raise StateRefused(
                 f"run {run.run_id} of this target {'crashed and' if crashed else 'has lost its history,'} "
@@ -63,7 +64,7 @@ def recover(state: register.TargetState, *, without: str = "") -> None:
                 f"say what became of the run: bulkissue resolve {run.run_id} --job JOB.toml --as …",
             ) from trouble
         standing = "settled" if run.state == "settled" else "recovered"
-        state.register(msgspec.structs.replace(run, state=standing, history_bytes=size))
+        state.register(msgspec.structs.replace(run, state=standing, history_file=size))
         logs.get().warning("run.recovered", run=run.run_id)
 
 
@@ -164,11 +165,10 @@ def settle_lost(loaded: LoadedJob, word: LastWord) -> int:
                 f"the folder and the journal of run {word.run_id} are there", hint=f"bulkissue resume {entry.run_dir}"
             )
         with tempfile.TemporaryDirectory(prefix="bulkissue-") as name:
-            customers = _customers(loaded, word, entry.target, Path(name)) if word.files else _nobody()
+            named = _customers(loaded, word, entry.target, Path(name)) if word.files else _nobody()
+            customers = state.digests.digested(named.lazy()).collect()
             if entry.state == "lost":
-                customers = _with_those_named_before(customers, state.issued(only=word.run_id).collect(), word)
-            part = Path(name) / "history.parquet"
-            customers.write_parquet(part)
+                customers = _with_those_named_before(customers, state.issued(only=word.run_id).lines.collect(), word)
             said = {
                 "run": word.run_id,
                 "as": word.finding,
@@ -178,9 +178,9 @@ def settle_lost(loaded: LoadedJob, word: LastWord) -> int:
                 "customers": customers.height,
                 "at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             }
-            state.keep_word(word.run_id, said)
-            size = state.write_history(word.run_id, [part])
-        state.register(msgspec.structs.replace(entry, state="lost", history_bytes=size))
+            state.keep_word(word.run_id, said, named)
+            size = state.write_history(word.run_id, customers.lazy())
+        state.register(msgspec.structs.replace(entry, state="lost", history_file=size))
     logs.get().warning("run.given_up", run=word.run_id, finding=word.finding, customers=customers.height)
     return customers.height
 
@@ -194,10 +194,10 @@ def _can_be_trusted(folder: Path, run: register.Registered) -> bool:
 
 
 def _customers(loaded: LoadedJob, word: LastWord, target: str, folder: Path) -> pl.DataFrame:
-    """Everybody in the word's files, once, as history has it."""
+    """Everybody in the word's files, once, as a run tells it."""
     out = folder / "input.parquet"
     intake = take_in(list(word.files), base=loaded.base, settings=loaded.job.input, target=target, out=out)
-    rows = plan.plan_rows(out, intake, loaded.job, _nobody().lazy(), limit=None)
+    rows = plan.plan_rows(out, intake, loaded.job, history.nobody(), limit=None)
     places = pl.read_parquet(out, columns=["_bi_source_file", "_bi_row"])
     return (
         rows.hstack(places)
@@ -211,8 +211,10 @@ def _customers(loaded: LoadedJob, word: LastWord, target: str, folder: Path) -> 
             pl.col("_bi_row").alias("source_row"),
             *(pl.lit(None).alias(name) for name in ("customer_id", "reference", "answered_at")),
             *KNOWN_BY.values(),
+            pl.lit(loaded.job.identifiers.country_code or "").alias("country_code"),
+            pl.lit(loaded.job.identifiers.national_length).alias("national_length"),
         )
-        .select(pl.col(name).cast(kind) for name, kind in register.HISTORY_SCHEMA.items())
+        .select(pl.col(name).cast(kind) for name, kind in history.RUN_SCHEMA.items())
         .unique(["identifier_type", "compare_key"], keep="first", maintain_order=True)
     )
 
@@ -224,10 +226,8 @@ def _with_those_named_before(customers: pl.DataFrame, before: pl.DataFrame, word
             f"run {word.run_id} was said to have issued to {before.height:,} customers, and that stays",
             hint="to issue to them once more on purpose, give an --occasion",
         )
-    return pl.concat([before.select(customers.columns), customers]).unique(
-        ["identifier_type", "compare_key"], keep="first", maintain_order=True
-    )
+    return pl.concat([before, customers]).unique("key", keep="first", maintain_order=True)
 
 
 def _nobody() -> pl.DataFrame:
-    return pl.DataFrame(schema=register.HISTORY_SCHEMA)
+    return pl.DataFrame(schema=history.RUN_SCHEMA)

@@ -68,6 +68,7 @@ def start(
             write_whole(folder / "job.toml", loading.effective_toml(loaded))
             intake = take_input(paths, loaded, folder, choices.expect_rows, watch)
             reached("input.taken")
+            state.digest_old_history()
             recover(state)
             refuse_forgotten(loaded, target)
             known = look_customers_up(loaded, folder, intake, credentials, watch)
@@ -133,7 +134,7 @@ def resume(
             if manifest.state != "completed":
                 recover(session.state, without=manifest.run_id)
                 known = customers.memory_of(loaded).known() if loaded.job.identifiers.resolve_customers else None
-                held, newly = _hold(folder, manifest.run_id, journal, marks, session.state, known=known)
+                held, newly = _hold(session, marks, known=known)
                 rows, requests = plan.left(folder / "plan.parquet", marks)
                 refuse_other_names(loaded, folder / "plan.parquet", drawn, known, marks)
             if rows:
@@ -383,15 +384,7 @@ def _look(folder: Path, manifest: Manifest, state: register.TargetState) -> Jour
     return Journal.look(path, run_id=manifest.run_id, plan_sha256=manifest.digests["plan.parquet"])
 
 
-def _hold(
-    folder: Path,
-    run_id: str,
-    journal: Journal,
-    marks: bytearray,
-    state: register.TargetState,
-    *,
-    known: pl.LazyFrame | None,
-) -> tuple[int, list[Held]]:
+def _hold(session: Session, marks: bytearray, *, known: pl.LazyFrame | None) -> tuple[int, list[Held]]:
     """
     Hold every unsent row against history; those another run issued meanwhile leave their batch.
 
@@ -401,17 +394,18 @@ def _hold(
     Raises:
         StateRefused: History knows that this very run issued a row which its journal calls unsent.
     """
+    run_id, journal, job = session.manifest.run_id, session.journal, session.loaded.job
     before = journal.held()
     for item in before:
         marks[item.row] = SENT
-    planned = folder / "plan.parquet"
-    entry = state.run(run_id)
-    if (entry is None or entry.state != "lost") and plan.hold(planned, marks, state.issued(only=run_id), None).height:
+    planned = session.folder / "plan.parquet"
+    entry, own = session.state.run(run_id), session.state.issued(only=run_id)
+    if (entry is None or entry.state != "lost") and plan.hold(planned, marks, own, job).height:
         raise StateRefused(
             f"{journal.path} is older than what run {run_id} did: history knows of rows it issued that are unsent here",
             hint="put back the run folder itself; a copy of it made earlier will not do",
         )
-    held = plan.hold(planned, marks, state.issued(without=run_id), known)
+    held = plan.hold(planned, marks, session.state.issued(without=run_id), job, known)
     entries = [Held(row, reason, message) for row, reason, message in held.iter_rows()]
     for one in entries:
         marks[one.row] = SENT

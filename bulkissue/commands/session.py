@@ -139,7 +139,7 @@ class Session:
         try:
             books = ledgers.write(run, self.journal, ending, formats, self.folder)
             reached("ledgers.written")
-            remembered = self.state.write_history(self.manifest.run_id, books.history)
+            remembered = self.state.write_history(self.manifest.run_id, self.state.digests.of_run(books.history))
             reached("history.written")
         except (OSError, pl.exceptions.PolarsError) as trouble:
             raise StateRefused(
@@ -164,7 +164,7 @@ class Session:
             ledgers=books.digests,
             stop=Stop(halt.reason, halt.message, int(halt.exit_code)) if halt else None,
         )
-        manifest = report.publish(self.folder, manifest, self.journal, self.state.issued())
+        manifest = report.publish(self.folder, manifest, self.journal, self.state.issued().lines)
         commits = self._commits()
         self.journal.close()
         reached("journal.closed")
@@ -178,7 +178,7 @@ class Session:
     def _commits(self) -> int:
         return int(self.journal.meta()["commits"])
 
-    def _enter(self, state: str, commits: int, history_bytes: int = 0) -> None:
+    def _enter(self, state: str, commits: int, history_file: str = "") -> None:
         self.state.register(
             register.Registered(
                 self.manifest.run_id,
@@ -190,7 +190,7 @@ class Session:
                 commits=commits,
                 file=identity(self.journal.path),
                 number=self.manifest.number,
-                history_bytes=history_bytes,
+                history_file=history_file,
             )
         )
 

@@ -1,16 +1,19 @@
 """
-Who is the same customer, by the identifiers that stand beside each other in the input's rows.
+Who is the same customer, by the identifiers that stand beside each other in rows of the input and lines of history.
 
 The one place of this rule. Pure and vectorised. It must never take two customers for one because they share an
 identifier: one that leads to two customers names nobody.
+
+Identifiers are compared by their digests (`history.DIGEST`), which differ by identifier type.
 """
 
 import polars as pl
 
 from bulkissue.outcomes import KNOWN_BY, STRENGTH
+from bulkissue.state.history import DIGEST, History
 
-#: The end of an identifier that is shared by several customers.
-SHARED = ""
+#: The end of an identifier that is shared by several customers; no digest is 0, as good as never.
+SHARED = 0
 
 
 def ends(known: pl.DataFrame) -> pl.DataFrame:
@@ -22,15 +25,14 @@ def ends(known: pl.DataFrame) -> pl.DataFrame:
     nobody and ties nothing.
 
     Args:
-        known: The compare keys of each row's usable identifiers, a column for each of `STRENGTH` (String, null where
-            the row has none).
+        known: Each row's usable identifiers, a column for each of `STRENGTH` (`DIGEST`, null where the row has none).
 
     Returns:
-        For each row and type where the identifier ends, as `TYPE:KEY`; `SHARED` where it is shared, null where the row
-        has none. Rows of one customer have the same end.
+        For each row and type where the identifier ends, a digest; `SHARED` where it is shared, null where the row has
+        none. Rows of one customer have the same end.
     """
     found = known.select(STRENGTH)
-    best = pl.Series("best", [None], dtype=pl.String).new_from_index(0, known.height)
+    best = pl.Series("best", [None], dtype=DIGEST).new_from_index(0, known.height)
     columns = []
     for kind in STRENGTH:
         key = found[kind]
@@ -40,16 +42,15 @@ def ends(known: pl.DataFrame) -> pl.DataFrame:
             .filter(pl.col("key").is_not_null(), pl.col("best").is_not_null(), pl.col("best") != SHARED)
             .group_by("key")
             .agg(pl.col("best").min().alias("end"), (pl.col("best").min() != pl.col("best").max()).alias("several"))
-            .with_columns(pl.when("several").then(pl.lit(SHARED)).otherwise("end").alias("end"))
+            .with_columns(pl.when("several").then(pl.lit(SHARED, DIGEST)).otherwise("end").alias("end"))
             .select("key", "end")
         )
-        own = pl.format(f"{kind}:{{}}", "key")
         end = (
             key.alias("key")
             .to_frame()
             .lazy()
             .join(ties, on="key", how="left", maintain_order="left")
-            .select(pl.coalesce("end", own).alias(kind))
+            .select(pl.coalesce("end", "key").alias(kind))
             .collect()[kind]
         )
         columns.append(end)
@@ -57,71 +58,85 @@ def ends(known: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(columns)
 
 
-def entangled(known: pl.DataFrame, past: pl.DataFrame) -> pl.Series:
+def repeated(known: pl.DataFrame) -> pl.Series:
     """
-    Which rows have an identifier that another row, or the past, has too; only these can be anybody else's customer.
+    Which rows have an identifier that another row has too.
 
     Args:
-        known: As `ends` takes them.
-        past: The same of history.
+        known: A column for each of `STRENGTH`, of whatever type.
 
     Returns:
-        Boolean, a line for each row of `known`; by hashes, so a few more rows may be named.
+        Boolean, a line for each row; by hashes, so a few more rows may be named.
     """
     found = pl.Series([False], dtype=pl.Boolean).new_from_index(0, known.height)
     for kind in STRENGTH:
-        hashes = pl.concat([known[kind], past[kind]]).drop_nulls().hash().sort()
-        repeated = hashes.filter(hashes == hashes.shift()).unique()
-        if repeated.len():
-            found |= known[kind].is_not_null() & known[kind].hash().is_in(repeated.implode())
+        hashes = known[kind].drop_nulls().hash().sort()
+        several = hashes.filter(hashes == hashes.shift()).unique()
+        if several.len():
+            found |= known[kind].is_not_null() & known[kind].hash().is_in(several.implode())
     return found
 
 
-def all_known(rows: pl.LazyFrame) -> pl.LazyFrame:
+def among(known: pl.DataFrame, others: pl.DataFrame) -> pl.Series:
+    """Which rows have an identifier that is among the others; both as `ends` takes them. Boolean."""
+    found = pl.Series([False], dtype=pl.Boolean).new_from_index(0, known.height)
+    for kind in STRENGTH:
+        theirs = others[kind].drop_nulls().unique()
+        if theirs.len():
+            found |= known[kind].is_in(theirs.implode()).fill_null(value=False)
+    return found
+
+
+def all_known(rows: pl.LazyFrame, key: str = "key") -> pl.LazyFrame:
     """
-    Every identifier that rows of a plan or of history are known by.
+    Every identifier that rows of a plan or lines of history are known by.
 
     Args:
-        rows: `identifier_type` (String), `compare_key` (never null), and the columns of `KNOWN_BY`.
+        rows: `identifier_type` (String), the column `key` (never null), and the columns of `KNOWN_BY`.
+        key: The column of the identifier that was, or would be, sent.
 
     Returns:
-        A column for each of `STRENGTH`, as `ends` takes them.
+        A column for each of `STRENGTH`, as `ends` takes them where the columns are digests.
     """
-    return rows.select(_keys())
+    return rows.select(_keys(key))
 
 
-def _keys() -> list[pl.Expr]:
+def _keys(key: str = "key") -> list[pl.Expr]:
     return [
-        pl.when(pl.col("identifier_type") == kind).then("compare_key").otherwise(name).alias(kind)
+        pl.when(pl.col("identifier_type") == kind).then(key).otherwise(name).alias(kind)
         for kind, name in KNOWN_BY.items()
     ]
 
 
-def end_of_sent(rows: pl.DataFrame, ended: pl.DataFrame) -> pl.Series:
-    """Where the identifiers end by which rows (`identifier_type`, String) are sent; null where they are by none."""
-    mine = [pl.when(pl.col("identifier_type") == kind).then(pl.col(kind)) for kind in STRENGTH]
-    together = rows.select(pl.col("identifier_type").cast(pl.String)).hstack(ended)
-    return together.select(pl.coalesce(*mine).alias("customer"))["customer"]
+def of_sent(kinds: pl.Series, values: pl.DataFrame) -> pl.Series:
+    """
+    Of a value for each identifier type that of the type a row is sent by.
+
+    Args:
+        kinds: The rows' identifier types, null where they are sent by none.
+        values: A column for each of `STRENGTH`, a line for each row.
+    """
+    chosen = [pl.when(pl.col("_bi_kind") == kind).then(pl.col(kind)) for kind in STRENGTH]
+    together = values.with_columns(kinds.cast(pl.String).alias("_bi_kind"))
+    return together.select(pl.coalesce(*chosen).alias("customer"))["customer"]
 
 
-def related(history: pl.LazyFrame, known: pl.DataFrame) -> pl.DataFrame:
+def related(history: History, known: pl.DataFrame) -> pl.DataFrame:
     """
     The lines of history that say anything about these customers, over as many ties as there are types.
 
     Args:
-        history: Lines of history, as `all_known` takes them.
-        known: Identifiers, a column for each of `STRENGTH`.
+        history: What is remembered.
+        known: Identifiers, a column for each of `STRENGTH` (`DIGEST`).
 
     Returns:
         Those lines with all their columns; none where neither side has a row with several identifiers.
     """
-    if history.head(1).collect(engine="streaming").is_empty():
-        return history.head(0).collect()
-    tied = history.filter(pl.any_horizontal(pl.col(name).is_not_null() for name in KNOWN_BY.values()))
+    tied = history.lines.filter(pl.any_horizontal(pl.col(name).is_not_null() for name in KNOWN_BY.values()))
     several = known.select(pl.sum_horizontal(pl.col(kind).is_not_null() for kind in STRENGTH) > 1).to_series()
     if not several.any() and tied.head(1).collect(engine="streaming").is_empty():
-        return history.head(0).collect()
-    lines = history.with_row_index("_bi_line")
+        return history.lines.head(0).collect()
+    lines = history.lines.with_row_index("_bi_line")
     keys = lines.select("_bi_line", *_keys())
     wanted, found = known, pl.DataFrame()
     for _ in STRENGTH:

@@ -20,6 +20,7 @@ from bulkissue.outcomes import Outcome
 from bulkissue.results import derivation, ledgers
 from bulkissue.service.page import Asked
 from bulkissue.state import register
+from bulkissue.state.history import History
 from bulkissue.state.journal import Journal
 
 _ASKED = (pl.col("identifier_type").cast(pl.String), "identifier", pl.col("source", "account_id").fill_null(""))
@@ -27,14 +28,18 @@ _ASKED = (pl.col("identifier_type").cast(pl.String), "identifier", pl.col("sourc
 
 @dataclass(frozen=True, slots=True)
 class OpenRow:
-    """A row of any run that may hold an issue nobody can name: unknown, or issued by a person's word."""
+    """
+    A row of any run that may hold an issue nobody can name: unknown, or issued by a person's word.
+
+    Its identifier, and the customer's own id where it is known, as digests.
+    """
 
     run: str
     file: str
     number: int
     identifier_type: str
-    key: str = field(repr=False)
-    customer_id: str = field(repr=False)
+    key: int = field(repr=False)
+    customer: int | None = field(repr=False)
 
     @property
     def name(self) -> str:
@@ -47,16 +52,18 @@ class Claims:
     What is remembered; made by `remembered`.
 
     Args:
-        issued: `register.HISTORY_SCHEMA`, of all runs.
-        folders: Of the runs, by run.
+        history: Of all runs.
+        state: Of the promotion, for its runs' folders and what persons said of lost ones.
         run_id: The run that asks. Its own unknown rows it knows better.
         blind: A run that may have issued, and of which nothing can be known; empty if there is none.
     """
 
-    def __init__(self, issued: pl.LazyFrame, folders: dict[str, Path], run_id: str, blind: str) -> None:
+    def __init__(self, history: History, state: register.TargetState, run_id: str, blind: str) -> None:
         self.blind = blind
-        self._issued = issued
-        self._folders = folders
+        self._issued = history.lines
+        self._digests = history.digests
+        self._folders = {run.run_id: Path(run.run_dir) for run in state.runs()}
+        self._state = state
         self._run_id = run_id
         self._asked: dict[str, dict[tuple[str, int], Asked]] = {}
 
@@ -71,23 +78,41 @@ class Claims:
         """Those of all runs, each identifier once; without the asking run's unknown rows."""
         unknown = pl.col("outcome") == Outcome.UNKNOWN.value
         nameless = (pl.col("outcome") == Outcome.SUCCEEDED.value) & pl.col("reference").is_null()
-        columns = ("run", "source_file", "source_row", "identifier_type", "compare_key", "customer_id")
+        columns = ("run", "source_file", "source_row", "identifier_type", "key", "customer")
         once = (
             self._issued.filter((unknown & (pl.col("run") != self._run_id)) | nameless)
-            .select(*columns[:-1], pl.col(columns[-1]).fill_null(""))
+            .select(columns)
             .sort(columns[:3])
-            .unique(["identifier_type", "compare_key"], keep="first", maintain_order=True)
+            .unique("key", keep="first", maintain_order=True)
             .collect()
         )
         return [OpenRow(*values) for values in once.iter_rows()]
 
-    def asked(self, row: OpenRow) -> Asked | None:
-        """How its customer was named when it was sent; None where its run's folder is gone."""
+    def digest(self, kind: str, key: str) -> int:
+        """An identifier, or a customer id (`id`), as open rows have it."""
+        return self._digests.of_text(kind, key)
+
+    def asked(self, row: OpenRow, source: str) -> Asked | None:
+        """
+        How its customer was named when it was sent.
+
+        Args:
+            row: One of `open_rows`.
+            source: As good a guess as any where the run's folder is gone, and only a person's word tells who it was.
+
+        Returns:
+            None where nothing tells it.
+        """
         if row.run not in self._asked:
             wanted = [(one.file, one.number) for one in self.open_rows if one.run == row.run]
             folder = self._folders.get(row.run)
-            self._asked[row.run] = _asked(folder, wanted) if folder is not None else {}
+            found = how_asked(folder, wanted) if folder is not None else {}
+            self._asked[row.run] = found or self._named(row.run, source)
         return self._asked[row.run].get((row.file, row.number))
+
+    def _named(self, run: str, source: str) -> dict[tuple[str, int], Asked]:
+        named = self._state.named_by_words(run).select("source_file", "source_row", "identifier_type", "compare_key")
+        return {(file, number): Asked(kind, key, source) for file, number, kind, key in named.iter_rows()}
 
 
 @contextmanager
@@ -127,12 +152,11 @@ def remembered(
                     parts += ledgers.journalled_history(Path(one.run_dir), out)
             except StateRefused:
                 blind = one.run_id
-        issued = pl.concat([everything.issued(), *([pl.scan_parquet(parts, glob=False)] if parts else [])])
-        yield Claims(issued, {one.run_id: Path(one.run_dir) for one in runs}, run.run_id, blind)
+        yield Claims(everything.issued().with_runs(parts), everything, run.run_id, blind)
 
 
-def _asked(folder: Path, wanted: list[tuple[str, int]]) -> dict[tuple[str, int], Asked]:
-    """How rows of a run were sent, by file and number."""
+def how_asked(folder: Path, wanted: list[tuple[str, int]]) -> dict[tuple[str, int], Asked]:
+    """How rows of a run were sent, by file and number; nothing where its folder is gone."""
     if not all((folder / name).exists() for name in ("input.parquet", "plan.parquet")):
         return {}
     rows = pl.LazyFrame(wanted, schema={"_bi_source_file": pl.String, "_bi_row": pl.UInt64}, orient="row")

@@ -25,7 +25,7 @@ from bulkissue.job.model import Job
 from bulkissue.job.target import parse
 from bulkissue.outcomes import REASONS, Outcome
 from bulkissue.reconcile import claims
-from bulkissue.reconcile.claims import Claims, OpenRow
+from bulkissue.reconcile.claims import Claims, OpenRow, how_asked
 from bulkissue.reconcile.evidence import (
     Clock,
     Context,
@@ -51,6 +51,7 @@ from bulkissue.state.journal import Journal
 T = TypeVar("T")
 
 #: Known successes that are looked up before "nothing is there" is believed.
+_NOBODY = 0
 MOST_CONTROLS = 3
 _MOST_PAGES = 1000
 _SETTLING = {"issued": (Outcome.SUCCEEDED, "reconcile.issued"), "not_issued": (Outcome.FAILED, "reconcile.not_issued")}
@@ -225,7 +226,7 @@ class _ReadingBack:
         self._clock = Clock()
         self._unknown: list[tuple[Row, Reading]] = []
         self._taken: set[str] = set()
-        self._identities: dict[OpenRow, str | None] = {}
+        self._identities: dict[OpenRow, int | None] = {}
         self._evidence = f"read from {instant_text(_now())} by GET {self._endpoint.LISTING_PATH}"
 
     async def settle_unknown(self, rows: Sequence[Row]) -> None:
@@ -362,9 +363,13 @@ class _ReadingBack:
         certain = (pl.col("outcome") == Outcome.SUCCEEDED.value) & (pl.col("identifier_type") == identifier_type)
         dated = pl.col("reference").is_not_null() & pl.col("answered_at").is_not_null()
         issued = everything.issued(without=self._case.run.run_id)
-        latest = issued.filter(certain & dated).top_k(MOST_CONTROLS - len(own), by=["answered_at", "compare_key"])
-        for key, reference, answered in latest.select("compare_key", "reference", "answered_at").collect().iter_rows():
-            yield Asked(identifier_type, key, source), reference, None, _ms(answered)
+        folders = {run.run_id: Path(run.run_dir) for run in everything.runs()}
+        latest = issued.lines.filter(certain & dated).top_k(MOST_CONTROLS - len(own), by=["answered_at", "key"])
+        columns = ("run", "source_file", "source_row", "reference", "answered_at")
+        for run, file, number, reference, answered in latest.select(columns).collect().iter_rows():
+            asked = how_asked(folders[run], [(file, number)]).get((file, number)) if run in folders else None
+            if asked is not None:
+                yield Asked(identifier_type, asked.identifier, source), reference, None, _ms(answered)
 
     def _remembered(self, shown: Iterable[tuple[Row, Reading]]) -> AbstractContextManager[Claims]:
         case, names = self._case, {names for _, reading in shown for names in reading.names}
@@ -382,32 +387,36 @@ class _ReadingBack:
                 return f"{other.name}, which may be the same customer and could not be read"
         if memory.blind:
             return f"a row of run {memory.blind}, whose journal is gone"
-        key = (row.asked.identifier_type, row.key)
-        same = next((one for one in memory.open_rows if (one.identifier_type, one.key) == key), None)
+        key = memory.digest(row.asked.identifier_type, row.key)
+        same = next((one for one in memory.open_rows if one.key == key), None)
         if same is None:
             await self._identify(row, memory)
-            ids = {*shown.customer_ids, None}
+            ids = {*(memory.digest("id", one) for one in shown.customer_ids), None}
             same = next((one for one in memory.open_rows if self._identities[one] in ids), None)
         if same is None:
             return ""
-        certain = same.key == row.key or self._identities[same] is not None
+        certain = same.key == key or self._identities[same] is not None
         return f"{same.name}, which {'is' if certain else 'may be'} the same customer"
 
     async def _identify(self, row: Row, memory: Claims) -> None:
         """
-        Learn the customer ids of all open rows: empty where there is no such customer, None where it cannot be said.
+        Learn the customer ids of all open rows, as digests: `_NOBODY` where there is no such customer, None where it
+        cannot be said, as where a run's folder is gone and nobody said who its customers were.
 
-        Where a run's folder is gone, the source of `row` is as good a guess as any.
+        Where only a person's word tells it, the source of `row` is as good a guess as any.
         """
 
         async def identify(one: OpenRow) -> None:
-            known = memory.asked(one)
-            asked = known or Asked(one.identifier_type, one.key, row.asked.source)
+            asked = memory.asked(one, row.asked.source)
+            if asked is None:
+                self._identities[one] = None
+                return
             page = await self._page(self._endpoint.listings(asked, self._to_issue)[0], asked)
-            told = page.customer_id or not page.doubt or (page.nobody and known)
-            self._identities[one] = page.customer_id if told else None
+            told = page.customer_id or not page.doubt or page.nobody
+            found = memory.digest("id", page.customer_id) if page.customer_id else _NOBODY
+            self._identities[one] = found if told else None
 
-        self._identities |= {one: one.customer_id for one in memory.open_rows if one.customer_id}
+        self._identities |= {one: one.customer for one in memory.open_rows if one.customer is not None}
         strangers = [one for one in memory.open_rows if one not in self._identities]
         await _each(strangers, identify, self._case.job.api.limits.concurrency)
 

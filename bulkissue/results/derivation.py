@@ -33,18 +33,32 @@ _OWN_RESULTS = ("got_customer_id", "got_reference")
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run, as far as its rows are concerned: its folder, what it issues, its input's columns and how many rows."""
+    """
+    A run, as far as its rows are concerned: its folder, what it issues, its input's columns and how many rows.
+
+    And how its job reads national numbers, for history: empty where it has no country code, None where nobody knows.
+    """
 
     folder: Path
     run_id: str
     target: str
     columns: tuple[str, ...]
     rows: int
+    country_code: str | None = None
+    national_length: int | None = None
 
     @classmethod
     def of(cls, folder: Path, manifest: Manifest) -> "Run":
         """The run in a folder, as its manifest has it."""
-        return cls(folder, manifest.run_id, manifest.target, manifest.columns, manifest.rows)
+        return cls(
+            folder,
+            manifest.run_id,
+            manifest.target,
+            manifest.columns,
+            manifest.rows,
+            manifest.country_code,
+            manifest.national_length,
+        )
 
 
 @dataclass(frozen=True, slots=True)

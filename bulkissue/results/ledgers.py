@@ -18,8 +18,8 @@ from bulkissue.files import replacing, replacing_path, sha256
 from bulkissue.outcomes import KNOWN_BY, LEDGER_COLUMNS, LEDGER_OF, Ledger, Outcome
 from bulkissue.results.derivation import Ending, Piece, Run, pieces
 from bulkissue.state import run_folder
+from bulkissue.state.history import RUN_SCHEMA
 from bulkissue.state.journal import Journal
-from bulkissue.state.register import HISTORY_SCHEMA
 
 #: Rows in a history part, at least.
 _PART = 1 << 20
@@ -38,7 +38,7 @@ class Books:
         outcomes: Rows by outcome.
         reasons: Rows of the failure and unknown ledgers by reason.
         digests: By ledger file: its `rows` and `sha256`.
-        history: Parquet parts of `register.HISTORY_SCHEMA`: who was, or may have been, issued.
+        history: Parquet parts of `history.RUN_SCHEMA`: who was, or may have been, issued.
         in_doubt: Rows left out because an earlier run may have issued them.
     """
 
@@ -69,7 +69,7 @@ def write(run: Run, journal: Journal, ending: Ending, formats: Sequence[str], ou
         ConservationBroken: A row has no outcome, or attempts that contradict each other. No ledger is
             replaced then.
     """
-    books, memory = Books(), _Memory(out)
+    books, memory = Books(), _Memory(run, out)
     with writing(run, out, Ledger) as append:
         for piece in pieces(run, journal, ending):
             _count(books, piece)
@@ -140,12 +140,12 @@ def _quoted(cells: pl.Series) -> pl.Series:
 
 def history_parts(run: Run, journal: Journal, ending: Ending, out: Path) -> list[Path]:
     """
-    Write the rows that were, or may have been, issued as Parquet parts of `register.HISTORY_SCHEMA`, and no ledger.
+    Write the rows that were, or may have been, issued as Parquet parts of `history.RUN_SCHEMA`, and no ledger.
 
     Returns:
         The parts, in order; none where nothing was issued. The caller deletes them.
     """
-    memory = _Memory(out)
+    memory = _Memory(run, out)
     for piece in pieces(run, journal, ending):
         memory.add(piece)
     return memory.flush()
@@ -173,6 +173,7 @@ def journalled_history(folder: Path, out: Path) -> list[Path]:
 class _Memory:
     """Collects who was, or may have been, issued; `flush` writes it down and returns where all of it stands."""
 
+    run: Run
     out: Path
     parts: list[Path] = field(default_factory=list)
     frames: list[pl.DataFrame] = field(default_factory=list)
@@ -191,9 +192,12 @@ class _Memory:
             "reference": issued.own["_bi_reference"],
             **{name: issued.own[f"_bi_{name}"] for name in KNOWN_BY.values()},
         }
-        self.frames.append(
-            pl.DataFrame([columns[name].cast(kind).alias(name) for name, kind in HISTORY_SCHEMA.items()])
-        )
+        read = {"country_code": self.run.country_code, "national_length": self.run.national_length}
+        lines = issued.line.len()
+        columns |= {
+            name: pl.Series([value], dtype=RUN_SCHEMA[name]).new_from_index(0, lines) for name, value in read.items()
+        }
+        self.frames.append(pl.DataFrame([columns[name].cast(kind).alias(name) for name, kind in RUN_SCHEMA.items()]))
         if sum(frame.height for frame in self.frames) >= _PART:
             self.flush()
 

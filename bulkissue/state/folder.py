@@ -4,6 +4,7 @@ The state folder itself: its mark, its identity, how many runs were begun under 
 It must never be made anew, or taken for whole, beside runs that it may have forgotten.
 
     state.json   its format, its identity, and when it was made
+    key          under which history is digested
     begun        how many runs were begun under it; each run folder holds its own number
     lock         held while either is written, or a backup is made
 """
@@ -21,6 +22,7 @@ import msgspec
 
 from bulkissue.errors import StateRefused, TargetLocked, UsageRefused
 from bulkissue.files import KernelLock, make_folder, sync_folder, write_whole
+from bulkissue.state.history import make_key
 
 FORMAT = 1
 MARK = "state.json"
@@ -64,7 +66,11 @@ def open_state(state_dir: Path, runs_dir: Path, *, init: bool) -> None:
         StateRefused: It is missing although runs exist, or is of a newer format.
         TargetLocked: Another run is making it, and does not come to an end.
     """
-    if read_mark(state_dir) is not None:
+    mark = read_mark(state_dir)
+    if mark is not None and mark.identity:
+        return
+    if mark is not None:
+        _take_over(state_dir, mark)
         return
     if not init and (found := _run_that_may_have_sent(runs_dir)):
         run, used = found
@@ -79,8 +85,18 @@ def open_state(state_dir: Path, runs_dir: Path, *, init: bool) -> None:
     # Two first runs, of whatever targets, may meet here.
     with _locked(state_dir):
         if read_mark(state_dir) is None:
+            make_key(state_dir)
             mark = Mark(FORMAT, secrets.token_hex(16), time.time_ns() // 1_000_000)
             write_whole(state_dir / MARK, msgspec.json.encode(mark))
+
+
+def _take_over(state_dir: Path, mark: Mark) -> None:
+    """Give a folder of an early version its key and its identity; before that it has no digests and counts no runs."""
+    with _locked(state_dir):
+        make_key(state_dir)
+        write_whole(
+            state_dir / MARK, msgspec.json.encode(msgspec.structs.replace(mark, identity=secrets.token_hex(16)))
+        )
 
 
 def require_state(state_dir: Path) -> None:
@@ -90,11 +106,14 @@ def require_state(state_dir: Path) -> None:
     Raises:
         StateRefused: It is missing, or is of a newer format.
     """
-    if read_mark(state_dir) is None:
+    mark = read_mark(state_dir)
+    if mark is None:
         raise StateRefused(
             f"the state folder {state_dir} is missing, and this run used it",
             hint="put it back where it was, or restore it from a backup; one goes on with a run only with its memory",
         )
+    if not mark.identity:
+        _take_over(state_dir, mark)
 
 
 def read_mark(state_dir: Path) -> Mark | None:

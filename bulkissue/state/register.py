@@ -1,5 +1,5 @@
 """
-The state folder: for each target its lock, its register of runs, and what they issued.
+The register: for each target its lock, its runs, and what they issued.
 
 It is the memory of the promise that nobody is issued twice, and belongs on one machine's local disk.
 Nothing here may forget a run that may have sent something: a registered run whose journal is gone
@@ -32,26 +32,12 @@ import msgspec
 import polars as pl
 
 from bulkissue.errors import StateRefused, TargetLocked
-from bulkissue.files import KernelLock, identity, make_folder, replacing_path, write_whole
+from bulkissue.failpoint import PLACE_OF_DIGESTING, reached
+from bulkissue.files import KernelLock, fingerprint, identity, make_folder, replacing_path, write_whole
 from bulkissue.job.target import Target, parse
-from bulkissue.outcomes import KNOWN_BY
-
-#: A history file's columns: who, how it ended, where it stood, what proves it, when (ISO 8601, UTC), and
-#: by which other identifiers the customer is known.
-HISTORY_SCHEMA = pl.Schema(
-    {
-        "identifier_type": pl.String(),
-        "compare_key": pl.String(),
-        "outcome": pl.String(),
-        "run": pl.String(),
-        "source_file": pl.String(),
-        "source_row": pl.UInt64(),
-        "customer_id": pl.String(),
-        "reference": pl.String(),
-        "answered_at": pl.String(),
-        **{name: pl.String() for name in KNOWN_BY.values()},
-    }
-)
+from bulkissue.state import history
+from bulkissue.state.folder import read_mark
+from bulkissue.state.history import Digests, History
 
 
 class Registered(msgspec.Struct, frozen=True):
@@ -69,7 +55,7 @@ class Registered(msgspec.Struct, frozen=True):
         commits: How often its journal had been written when this entry was.
         file: The journal's `files.identity`; a copy has another. Empty where it is not known yet.
         number: Of the run, by the state folder's count; 0 for runs of an early version.
-        history_bytes: The size of its history file; another one was put in its place. 0 where it is not known.
+        history_file: Its history file's `files.fingerprint`; empty where it is not known.
     """
 
     run_id: str
@@ -81,7 +67,7 @@ class Registered(msgspec.Struct, frozen=True):
     commits: int = 0
     file: str = ""
     number: int = 0
-    history_bytes: int = 0
+    history_file: str = ""
 
     def refuse_copy(self, journal: Path, commits: int) -> None:
         """
@@ -107,9 +93,10 @@ class Registered(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class TargetState:
-    """One target's part of the state folder, with its locks held."""
+    """One target's part of the state folder, with its locks held; and the digests its history is written in."""
 
     folders: tuple[Path, ...]
+    digests: Digests
 
     def runs(self) -> list[Registered]:
         """Every registered run of this target, oldest first."""
@@ -124,21 +111,16 @@ class TargetState:
         for folder in self.folders:
             write_whole(folder / "runs" / f"{run.run_id}.json", msgspec.json.encode(run))
 
-    def issued(self, *, without: str = "", only: str = "") -> pl.LazyFrame:
+    def issued(self, *, without: str = "", only: str = "") -> History:
         """
-        Who was, or may have been, issued this target: columns of `HISTORY_SCHEMA`, in no order.
+        Who was, or may have been, issued this target.
 
         Args:
             without: A run to leave out: the one that asks.
             only: A run to be asked alone.
         """
-        found = {run: path for run, path in self.history_files().items() if run != without and only in {"", run}}
-        if not found:
-            return pl.LazyFrame(schema=HISTORY_SCHEMA)
-        # Files of earlier versions do not say by what else a customer is known.
-        return pl.scan_parquet(
-            [found[run] for run in sorted(found)], glob=False, schema=HISTORY_SCHEMA, missing_columns="insert"
-        )
+        files = self.history_files().items()
+        return history.read([path for run, path in files if run != without and only in {"", run}], self.digests)
 
     def history_files(self) -> dict[str, Path]:
         """The file of each run's history, by run."""
@@ -155,34 +137,55 @@ class TargetState:
             for folder in self.folders
             if (folder / "runs" / f"{run.run_id}.json").exists()
         ]
-        return all(file.exists() and run.history_bytes in {0, file.stat().st_size} for file in files)
+        return all(file.exists() and run.history_file in {"", fingerprint(file)} for file in files)
 
-    def write_history(self, run_id: str, parts: Sequence[Path]) -> int:
+    def write_history(self, run_id: str, lines: pl.LazyFrame) -> str:
         """
-        Replace what is remembered of a run by the parts' rows (Parquet files of `HISTORY_SCHEMA`).
+        Replace what is remembered of a run by these lines of history.
 
         Returns:
-            The size of the file, for the register.
+            The file's fingerprint, for the register.
         """
         written: Path | None = None
         for folder in self.folders:
-            with replacing_path(folder / "history" / f"{run_id}.parquet") as path:
-                if written is not None or len(parts) == 1:
-                    shutil.copyfile(written or parts[0], path)
-                else:
-                    rows = pl.scan_parquet(list(parts), glob=False) if parts else pl.LazyFrame(schema=HISTORY_SCHEMA)
-                    # Nobody looks a range up in it.
-                    rows.sink_parquet(path, compression="zstd", compression_level=1, statistics=False)
-            written = folder / "history" / f"{run_id}.parquet"
-        return written.stat().st_size if written else 0
+            path = folder / "history" / f"{run_id}.parquet"
+            if written is None:
+                history.write(path, lines)
+                written = path
+                continue
+            with replacing_path(path) as partial:
+                shutil.copyfile(written, partial)
+        return fingerprint(written) if written else ""
 
-    def keep_word(self, run_id: str, said: dict[str, object]) -> None:
-        """Put what a person said of a lost run beside what was said of it before; durable when this returns."""
+    def digest_old_history(self) -> None:
+        """Let no history file of an early version keep its identifiers; harmless to say again."""
+        for folder in self.folders:
+            for path in sorted((folder / "history").glob("*.parquet")):
+                if history.digest_old(path, self.digests):
+                    reached(PLACE_OF_DIGESTING)
+
+    def keep_word(self, run_id: str, said: dict[str, object], named: pl.DataFrame) -> None:
+        """
+        Put what a person said of a lost run beside what was said of it before; durable when this returns.
+
+        Args:
+            run_id: The run.
+            said: By whom, with which evidence.
+            named: The customers of that word, `history.RUN_SCHEMA`. With the run's folder gone these are the only
+                identifiers by which the service can be asked who they are.
+        """
         for folder in self.folders:
             words = folder / "words"
             make_folder(words)
             number = 1 + sum(1 for _ in words.glob(f"{run_id}-*.json"))
+            with replacing_path(words / f"{run_id}-{number}.parquet") as path:
+                named.write_parquet(path)
             write_whole(words / f"{run_id}-{number}.json", msgspec.json.encode(said))
+
+    def named_by_words(self, run_id: str) -> pl.DataFrame:
+        """The customers that a person named of a lost run, `history.RUN_SCHEMA`."""
+        files = [path for folder in self.folders for path in sorted((folder / "words").glob(f"{run_id}-*.parquet"))]
+        return pl.concat([pl.DataFrame(schema=history.RUN_SCHEMA), *map(pl.read_parquet, files)])
 
 
 def known_runs(state_dir: Path) -> set[str]:
@@ -279,7 +282,7 @@ def locked(state_dir: Path, target: Target, run_id: str) -> Iterator[TargetState
                     )
                 held.callback(lock.give_back)
                 folders[name] = folder
-        yield TargetState(tuple(folders.values()))
+        yield TargetState(tuple(folders.values()), history.read_digests(state_dir))
 
 
 def is_sending(state_dir: Path, target: Target, run_id: str) -> bool:
@@ -288,12 +291,12 @@ def is_sending(state_dir: Path, target: Target, run_id: str) -> bool:
     return lock.is_held() and f'"{run_id}"' in lock.holder()
 
 
-def issued_without_lock(state_dir: Path, target: Target) -> pl.LazyFrame:
+def issued_without_lock(state_dir: Path, target: Target) -> History:
     """As `TargetState.issued`, for questions and dry runs: takes no lock and makes no folder."""
-    return _unlocked(state_dir, target).issued()
+    return _unlocked(state_dir, target).issued() if read_mark(state_dir) else history.nobody()
 
 
-def elsewhere(state_dir: Path, target: Target) -> dict[str, pl.LazyFrame]:
+def elsewhere(state_dir: Path, target: Target) -> dict[str, History]:
     """
     Who was, or may have been, issued the same promotion or series under other environments; takes no lock.
 
@@ -317,7 +320,8 @@ def every_occasion(state_dir: Path, targets: Iterable[Target]) -> TargetState:
         state_dir: The state folder.
         targets: The promotion or series, by all names that are known; whatever the occasion.
     """
-    return TargetState(tuple(folder for several in _closure(state_dir, targets).values() for folder in several))
+    folders = tuple(folder for several in _closure(state_dir, targets).values() for folder in several)
+    return TargetState(folders, history.read_digests(state_dir))
 
 
 def _closure(state_dir: Path, targets: Iterable[Target]) -> dict[str, list[Path]]:
@@ -348,7 +352,8 @@ def _without_occasion(targets: Iterable[Target]) -> set[str]:
 
 
 def _unlocked(state_dir: Path, target: Target) -> TargetState:
-    return TargetState(tuple(state_dir / name for name in _names(state_dir, target)))
+    folders = tuple(state_dir / name for name in _names(state_dir, target))
+    return TargetState(folders, history.read_digests(state_dir))
 
 
 def _locked_message(target: Target, holder: str) -> str:

@@ -98,6 +98,8 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=False):
         state_dir: Where history and locks are.
         state_identity: Of that folder; another folder may be put in its place.
         number: Of the run, by that folder's count.
+        country_code: What national numbers were given; empty for none, None where an early version did not write it.
+        national_length: How many digits those have.
         versions: Of what it was made with.
     """
 
@@ -126,6 +128,8 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=False):
     rehearsal: bool = False
     state_identity: str = ""
     number: int = 0
+    country_code: str | None = None
+    national_length: int | None = None
     in_doubt: int = 0
     same_customers: SameCustomers | None = None
     versions: dict[str, str] = {}

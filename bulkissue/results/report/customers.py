@@ -20,7 +20,7 @@ def same_customers(issued: pl.LazyFrame, run_id: str) -> SameCustomers:
     The rows of a run that were, or may have been, issued to a customer who had it already.
 
     Args:
-        issued: The target's history with this run in it, columns of `register.HISTORY_SCHEMA`.
+        issued: The target's history with this run in it, columns of `history.HISTORY_SCHEMA`.
         run_id: This run.
 
     Returns:
@@ -31,11 +31,7 @@ def same_customers(issued: pl.LazyFrame, run_id: str) -> SameCustomers:
         "run",
         "source_file",
         "source_row",
-        # A row by customer id is known without an answer that names it.
-        customer=pl.when(pl.col("customer_id") != "")
-        .then("customer_id")
-        .when(pl.col("identifier_type") == "id")
-        .then("compare_key"),
+        "customer",
     ).filter(pl.col("customer").is_not_null())
     # Ten million ids as text are a gigabyte. Their hashes are 80 MB, and nominate; equality decides below.
     mine = (

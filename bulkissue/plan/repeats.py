@@ -1,0 +1,260 @@
+"""
+Repeats: of the rows of one customer the first is sent, and the others say which one that was.
+
+It must never send two rows of one customer, nor leave a customer out because an identifier is shared.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from bulkissue.input.intake import Intake
+from bulkissue.job.model import Job
+from bulkissue.outcomes import REASONS, STRENGTH, Outcome
+from bulkissue.plan import same_number
+from bulkissue.plan.identification import beside, known_by, reject_ambiguous, sent_by
+from bulkissue.plan.rows import OUTCOME, SLICE, TYPE, apply, row_names, settle
+from bulkissue.plan.same_customer import SHARED, all_known, among, ends, of_sent, related, repeated
+from bulkissue.service.routes import ROUTES, routes_of
+from bulkissue.state.history import History
+
+_NAMED_ROWS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Distinct:
+    """
+    Rows of which each customer stands for the first time, or that have an outcome already.
+
+    Attributes:
+        rows: Every row, as a plan has it.
+        known: The digests of each row's usable identifiers, as `same_customer.ends` takes them; None where nobody is
+            remembered.
+        history: What is remembered, with mobiles as the input writes them.
+    """
+
+    rows: pl.DataFrame
+    known: pl.DataFrame | None
+    history: History
+
+
+def distinct(input_path: Path, intake: Intake, job: Job, history: History) -> Distinct:
+    """
+    Every row; without an outcome those whose identifier is usable and whose customer stands for the first time.
+
+    Args:
+        input_path: The run's `input.parquet`.
+        intake: What was read into it.
+        job: What to do.
+        history: Of the target.
+    """
+    rows = reject_ambiguous(sent_by(input_path, intake, job), job)
+    rows = rows.with_columns(pl.lit(None, pl.UInt32).alias("first"))
+    known = known_by(input_path, intake, job, rows)
+    rows = rows.with_columns(beside(rows, known))
+    remembers, alone = not history.is_empty(), known is None
+    if known is None:
+        if not remembers:
+            return Distinct(_settle_repeats(rows, input_path), None, history)
+        known = _alone(rows)
+    digests, past = None, history.lines.head(0).collect()
+    if remembers:
+        history = same_number.alike(history, known["mobile"], job.identifiers.country_code)
+        digests = history.digests.of_known(known)
+        past = related(history, digests)
+        if alone and past.is_empty():
+            return Distinct(_settle_repeats(rows, input_path), digests, history)
+    before = all_known(past.lazy()).collect()
+    some = repeated(known.select(STRENGTH))
+    if digests is not None:
+        some |= among(digests, before)
+    chosen = digests.filter(some) if digests is not None else history.digests.of_known(known.filter(some))
+    found = ends(pl.concat([chosen, before])).head(chosen.height)
+    rows, customer = _without_shared(rows, known, some, found, job)
+    rows = rows.with_columns(beside(rows, known))
+    attempts = pl.scan_parquet(input_path, glob=False).select("_bi_attempts").collect().to_series()
+    rows = rows.with_columns(customer.alias("customer"), attempts.alias("tried"))
+    rows = _settle_repeats(rows, input_path, ("customer",)).drop("customer", "tried")
+    return Distinct(rows, digests, history)
+
+
+def _alone(rows: pl.DataFrame) -> pl.DataFrame:
+    """As `known_by`, of rows that have nothing beside the identifier they are sent by."""
+    usable = rows.lazy().with_columns(
+        pl.col("identifier_type").cast(pl.String), pl.when(pl.col("outcome").is_null()).then("compare_key")
+    )
+    written = {f"_bi_{kind}": pl.col(kind) for kind in ("email", "external_id")}
+    return all_known(usable, "compare_key").with_columns(**written).collect()
+
+
+def _without_shared(
+    rows: pl.DataFrame, known: pl.DataFrame, some: pl.Series, found: pl.DataFrame, job: Job
+) -> tuple[pl.DataFrame, pl.Series]:
+    """
+    The rows, sent by an identifier that is not shared, or rejected; and the customer of each (a digest), null where no
+    other row can be of the same.
+
+    A row whose preferred identifier is shared goes by the next one of its own that is not, where that needs no other
+    source.
+
+    Args:
+        rows: Every row.
+        known: As `known_by` gives them.
+        some: Which rows have an identifier that another one has too.
+        found: Where the identifiers of those end.
+        job: What is preferred, and what the routes carry.
+    """
+    line = pl.Series([None], dtype=pl.UInt32).new_from_index(0, rows.height)
+    line.scatter(some.arg_true(), pl.int_range(found.height, dtype=pl.UInt32, eager=True))
+    ended = found.select(pl.all().gather(line))
+    routes = {kind: ROUTES[route].SOURCES for kind, route in routes_of(job).items()}
+    kind = pl.col("identifier_type").cast(pl.String)
+    customer = of_sent(rows["identifier_type"], ended)
+    shared = rows["outcome"].is_null() & (customer == SHARED).fill_null(value=False)
+    if not shared.any():
+        return rows, customer
+    other, value, key = (pl.lit(None, pl.String) for _ in range(3))
+    end = pl.lit(None, customer.dtype)
+    for one in reversed([one for one in job.identifiers.prefer if one in routes]):
+        alike = [was for was, sources in routes.items() if sources == routes[one]]
+        fits = pl.col(one).is_not_null() & (pl.col(f"{one}_end") != SHARED) & pl.col("identifier_type").is_in(alike)
+        sent = pl.col(f"_bi_{one}") if one in {"email", "external_id"} else pl.col(one)
+        other = pl.when(fits).then(pl.lit(one)).otherwise(other)
+        value, key = pl.when(fits).then(sent).otherwise(value), pl.when(fits).then(pl.col(one)).otherwise(key)
+        end = pl.when(fits).then(pl.col(f"{one}_end")).otherwise(end)
+    looked = known.hstack(ended.rename({one: f"{one}_end" for one in STRENGTH})).hstack(rows.select(kind))
+    found = looked.select(other=other, value=value, key=key, end=end)
+    goes = shared & found["other"].is_not_null()
+    reason = "dedupe.shared_identifier"
+    rows = rows.with_columns(
+        pl.when(goes).then(found["other"].cast(TYPE)).otherwise("identifier_type").alias("identifier_type"),
+        pl.when(goes).then(found["value"]).otherwise("identifier").alias("identifier"),
+        pl.when(goes).then(found["key"]).otherwise("compare_key").alias("compare_key"),
+    )
+    customer = pl.select(pl.when(goes).then(found["end"]).otherwise(customer).alias("customer"))["customer"]
+    return settle(rows, shared & ~goes, Outcome.REJECTED, reason, pl.lit(REASONS[reason])), customer
+
+
+def _settle_repeats(
+    rows: pl.DataFrame, input_path: Path, key: Sequence[str] = ("identifier_type", "compare_key")
+) -> pl.DataFrame:
+    """
+    Of several rows for one customer the first is sent; where they disagree about source or account, none.
+
+    Args:
+        rows: Every row; where `key` is `customer`, with `tried`: how often a row was sent by earlier runs. One that
+            never was goes before the others.
+        input_path: For the rows' names.
+        key: What is alike for the rows of one customer.
+    """
+    # A hash only nominates: two customers may share one. Equality of the key decides below.
+    order = ["tried"] if "tried" in rows.columns else []
+    live = rows.filter(pl.col("outcome").is_null()).select(
+        "row", "identifier_type", "compare_key", "source", "account_id", *set(key) & {"customer"}, *order
+    )
+    live = live.drop_nulls(list(key))
+    hashes = live.select(pl.struct(key).hash()).to_series()
+    ordered = hashes.sort()
+    shared = ordered.filter(ordered == ordered.shift())
+    if shared.is_empty():
+        return rows
+    differs = pl.any_horizontal(pl.col(name) != pl.col(name).first() for name in ("source", "account_id"))
+    same = pl.any_horizontal(pl.col(name) != pl.col(name).first() for name in ("identifier_type", "compare_key"))
+    repeated = (
+        live.filter(hashes.is_in(shared.unique().implode()))
+        .sort(*order, "row")
+        .select(
+            "row",
+            first=pl.col("row").first().over(key),
+            members=pl.len().over(key),
+            conflict=differs.any().over(key),
+            other=same.over(key),
+        )
+        .sort("row")
+        .filter(pl.col("members") > 1)
+    )
+    conflicts = repeated.filter("conflict")
+    duplicates = repeated.filter(~pl.col("conflict"), pl.col("row") != pl.col("first"))
+    names = row_names(input_path, pl.concat([conflicts["row"], duplicates["first"].unique()]))
+    settled = [_duplicates(duplicates, names)]
+    if conflicts.height:
+        settled.append(_conflicts(conflicts.join(names, on="row", how="left")))
+    firsts = duplicates.filter("other").select("row", pl.col("first").alias("new_first"))
+    if firsts.height:
+        found = rows.select("row").join(firsts, on="row", how="left", maintain_order="left")
+        rows = rows.with_columns(found["new_first"].alias("first"))
+    return apply(rows, pl.concat(settled))
+
+
+def _duplicates(rows: pl.DataFrame, names: pl.DataFrame) -> pl.DataFrame:
+    """What becomes of rows (`row`, `other`) that repeat another (`first`); for `apply`."""
+    tie = pl.lit(" under another identifier, by those that stand beside each other in the input")
+    return rows.join(names, left_on="first", right_on="row", how="left").select(
+        "row",
+        pl.lit(Outcome.DUPLICATE.value, OUTCOME).alias("new_outcome"),
+        pl.when("other")
+        .then(pl.lit("dedupe.same_customer"))
+        .otherwise(pl.lit("dedupe.same_identifier"))
+        .alias("new_reason"),
+        pl.format("the same customer stands at {}{}", "name", pl.when("other").then(tie).otherwise(pl.lit(""))).alias(
+            "new_message"
+        ),
+    )
+
+
+def _conflicts(rows: pl.DataFrame) -> pl.DataFrame:
+    """What becomes of rows (`row`, `name`) that contradict others of their group (`first`, `members`); for `apply`."""
+    named = rows.sort("row").group_by("first").agg(pl.col("name").head(_NAMED_ROWS + 1).alias("names"))
+    others = pl.col("names").list.set_difference(pl.concat_list("name")).list.head(_NAMED_ROWS).list.join(", ")
+    more = pl.col("members") - _NAMED_ROWS - 1
+    settled = (
+        "row",
+        pl.lit(Outcome.REJECTED.value, OUTCOME).alias("new_outcome"),
+        pl.lit("dedupe.conflict").alias("new_reason"),
+        pl.format(
+            "another source or account for the same customer stands at {}{}",
+            others,
+            pl.when(pl.col("members") > _NAMED_ROWS + 1).then(pl.format(" and {} more", more)).otherwise(pl.lit("")),
+        ).alias("new_message"),
+    )
+    # The lists of names take room: not of all rows at once.
+    return pl.concat(part.join(named, on="first", how="left").select(settled) for part in rows.iter_slices(SLICE))
+
+
+def with_customers(rows: pl.DataFrame, customers: pl.LazyFrame) -> pl.DataFrame:
+    """The rows with `customer`, the service's own id (String); null where it is not known."""
+    key = ["identifier_type", "compare_key", "source", "account_id"]
+    return (
+        rows.lazy()
+        .with_columns(pl.col("identifier_type").cast(pl.String))
+        .join(customers, on=key, how="left", maintain_order="left")
+        .with_columns(
+            pl.col("identifier_type").cast(TYPE),
+            pl.when(pl.col("identifier_type") == "id").then("compare_key").otherwise("customer_id").alias("customer"),
+        )
+        .drop("customer_id")
+        .collect()
+    )
+
+
+def settle_same_customer(rows: pl.DataFrame, input_path: Path) -> pl.DataFrame:
+    """Of several identifiers of one customer the first is sent."""
+    live = rows.lazy().filter(pl.col("outcome").is_null(), pl.col("customer").is_not_null())
+    repeats = (
+        live.select("row", pl.col("row").min().over("customer").alias("first"))
+        .filter(pl.col("row") > pl.col("first"))
+        .collect()
+    )
+    if repeats.is_empty():
+        return rows
+    names = row_names(input_path, repeats["first"].unique().alias("row"))
+    settled = repeats.join(names, left_on="first", right_on="row", how="left").select(
+        "row",
+        pl.lit(Outcome.DUPLICATE.value, OUTCOME).alias("new_outcome"),
+        pl.lit("dedupe.same_customer").alias("new_reason"),
+        pl.format("the same customer stands at {} under another identifier", "name").alias("new_message"),
+    )
+    found = rows.select("row").join(repeats, on="row", how="left", maintain_order="left", suffix="_new")
+    return apply(rows.with_columns(pl.coalesce(found["first"], "first").alias("first")), settled)

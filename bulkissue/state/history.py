@@ -1,0 +1,207 @@
+"""
+History: who was, or may have been, issued a target, as keyed digests; a Parquet file for each run.
+
+No identifier stands in it, and it must never hold one: what is compared is HMAC-SHA256 under a key of the state
+folder (`key`), cut to 64 bits. Who has the key can try all mobiles there are, so the key is as secret as they are.
+
+That two customers have one digest is possible: with a hundred million remembered and ten million asked for, in one of
+twenty thousand runs, for one customer, who would be left out as issued already. Nobody gets anything twice by it.
+"""
+
+import hmac
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+from polars_hash import CryptographicHashingNameSpace
+
+from bulkissue.errors import StateRefused
+from bulkissue.files import replacing_path, write_whole
+from bulkissue.outcomes import KNOWN_BY, STRENGTH
+
+_KEY = "key"
+_KEY_BYTES = 32
+_DIGEST_BYTES = 8
+
+#: The dtype of a digest.
+DIGEST = pl.UInt64()
+
+_PLAIN = {
+    "outcome": pl.String(),
+    "run": pl.String(),
+    "source_file": pl.String(),
+    "source_row": pl.UInt64(),
+    "reference": pl.String(),
+    "answered_at": pl.String(),
+}
+
+#: What one run tells, before it is digested: who, how it ended, where it stood, what proves it, when (ISO 8601, UTC),
+#: by which other identifiers the customer is known, and how the job read national numbers.
+RUN_SCHEMA = pl.Schema(
+    {
+        "identifier_type": pl.String(),
+        "compare_key": pl.String(),
+        **_PLAIN,
+        "customer_id": pl.String(),
+        **{name: pl.String() for name in KNOWN_BY.values()},
+        "country_code": pl.String(),
+        "national_length": pl.UInt8(),
+    }
+)
+
+#: A line of history. `key`: of the identifier that was sent. The columns of `KNOWN_BY`: of those that stood beside it.
+#: `customer`: of the service's own customer id, where it is known. `mobile_end`: of the last digits of a mobile that
+#: is longer than a national number. `country_code`: the job's, empty where it had none, null where nobody knows.
+HISTORY_SCHEMA = pl.Schema(
+    {
+        "identifier_type": pl.String(),
+        "key": DIGEST,
+        **_PLAIN,
+        "customer": DIGEST,
+        **dict.fromkeys(KNOWN_BY.values(), DIGEST),
+        "country_code": pl.String(),
+        "mobile_end": DIGEST,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Digests:
+    """Digests of identifiers and customer ids under one key; the same text has another one as another type."""
+
+    key: str
+
+    def of(self, kind: pl.Expr | str, key: pl.Expr) -> pl.Expr:
+        """
+        The digests of compare keys (String), `DIGEST`; null stays null.
+
+        Args:
+            kind: Their identifier type: a name, or an expression (String).
+            key: The compare keys, as `IDENTIFIER_TYPES` have them.
+        """
+        typed = pl.format("{}:{}", pl.lit(kind) if isinstance(kind, str) else kind, key)
+        digest = CryptographicHashingNameSpace(typed).hmac_sha256(key=self.key).str.slice(0, 2 * _DIGEST_BYTES)
+        return digest.str.to_integer(base=16, dtype=DIGEST)
+
+    def of_text(self, kind: str, key: str) -> int:
+        """The digest of one compare key, as `of` gives it."""
+        digest = hmac.digest(self.key.encode(), f"{kind}:{key}".encode(), "sha256")
+        return int.from_bytes(digest[:_DIGEST_BYTES], "big")
+
+    def of_known(self, known: pl.DataFrame) -> pl.DataFrame:
+        """Compare keys, a column for each of `STRENGTH` (String), as digests."""
+        return known.select(self.of(kind, pl.col(kind)).alias(kind) for kind in STRENGTH)
+
+    def of_run(self, parts: Sequence[Path]) -> pl.LazyFrame:
+        """What a run tells in Parquet files of `RUN_SCHEMA`, as lines of history."""
+        rows = pl.scan_parquet(list(parts), glob=False) if parts else pl.LazyFrame(schema=RUN_SCHEMA)
+        return self.digested(rows)
+
+    def digested(self, rows: pl.LazyFrame) -> pl.LazyFrame:
+        """What a run tells (`RUN_SCHEMA`) as lines of history."""
+        kind, key = pl.col("identifier_type"), pl.col("compare_key")
+        customer = pl.when(pl.col("customer_id") != "").then("customer_id").when(kind == "id").then(key)
+        mobile = pl.when(kind == "mobile").then(key).otherwise(KNOWN_BY["mobile"])
+        national = pl.col("national_length").cast(pl.UInt32)
+        longer = mobile.str.len_bytes().is_between(national + 1, national + 3)
+        end = pl.when(longer).then(mobile.str.tail(national.cast(pl.Int64)))
+        columns = {
+            "key": self.of(kind, key),
+            "customer": self.of("id", customer),
+            **{name: self.of(known, pl.col(name)) for known, name in KNOWN_BY.items()},
+            "mobile_end": self.of("mobile", end),
+        }
+        return rows.select(
+            columns.get(name, pl.col(name)).cast(kind).alias(name) for name, kind in HISTORY_SCHEMA.items()
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """
+    Lines of history, and the digests they are compared by.
+
+    Attributes:
+        lines: `HISTORY_SCHEMA`, in no order.
+        digests: Under the key of the state folder.
+    """
+
+    lines: pl.LazyFrame
+    digests: Digests
+
+    def is_empty(self) -> bool:
+        """Whether nobody is remembered."""
+        return self.lines.head(1).collect(engine="streaming").is_empty()
+
+    def with_runs(self, parts: Sequence[Path]) -> "History":
+        """These lines, and what more runs tell (Parquet files of `RUN_SCHEMA`)."""
+        return History(pl.concat([self.lines, self.digests.of_run(parts)]), self.digests) if parts else self
+
+
+def nobody() -> History:
+    """The history of a target that was never issued."""
+    return History(pl.LazyFrame(schema=HISTORY_SCHEMA), Digests(""))
+
+
+def make_key(state_dir: Path) -> None:
+    """Give a state folder its key, if it has none; the caller holds its lock."""
+    path = state_dir / _KEY
+    if not path.exists():
+        write_whole(path, secrets.token_hex(_KEY_BYTES).encode())
+
+
+def read_digests(state_dir: Path) -> Digests:
+    """
+    The digests of a state folder.
+
+    Raises:
+        StateRefused: Its key is missing or damaged.
+    """
+    path = state_dir / _KEY
+    try:
+        key = path.read_text("ascii")
+    except (OSError, UnicodeDecodeError):
+        key = ""
+    if len(key) != 2 * _KEY_BYTES:
+        raise StateRefused(
+            f"{path} is missing or damaged, and without it nobody can be found in the history beside it",
+            hint="restore it from a backup of the state folder; if it is lost, rename the folder, begin with "
+            "--init-state, and let `bulkissue state rebuild` take the runs in from their journals",
+        )
+    return Digests(key)
+
+
+def read(files: Iterable[Path], digests: Digests) -> History:
+    """The lines of history files; those that an earlier version wrote without digests are read as well."""
+    keyed: list[Path] = []
+    plain: list[Path] = []
+    for path in files:
+        (keyed if "key" in pl.read_parquet_schema(path) else plain).append(path)
+    parts = []
+    if keyed:
+        parts.append(pl.scan_parquet(keyed, glob=False, schema=HISTORY_SCHEMA))
+    if plain:
+        parts.append(digests.digested(_plain(plain)))
+    return History(pl.concat(parts), digests) if parts else History(pl.LazyFrame(schema=HISTORY_SCHEMA), digests)
+
+
+def write(path: Path, lines: pl.LazyFrame) -> None:
+    """Write a run's lines of history, whole and durable."""
+    with replacing_path(path) as partial:
+        # Nobody looks a range up in it.
+        lines.sink_parquet(partial, compression="zstd", compression_level=1, statistics=False)
+
+
+def digest_old(path: Path, digests: Digests) -> bool:
+    """Replace a history file that holds identifiers; whether it did. One that is killed in between is done again."""
+    if "key" in pl.read_parquet_schema(path):
+        return False
+    write(path, digests.digested(_plain([path])))
+    return True
+
+
+def _plain(paths: list[Path]) -> pl.LazyFrame:
+    # Files of early versions do not say by what else a customer is known, nor how national numbers were read.
+    return pl.scan_parquet(paths, glob=False, schema=RUN_SCHEMA, missing_columns="insert")
