@@ -225,7 +225,7 @@ def test_the_frame_has_exactly_its_columns():
     expected = {
         "identifier_type": IDENTIFIER_TYPE,
         **dict.fromkeys(
-            ("identifier", "compare_key", "source", "account_id", "reason", "message"),
+            ("identifier", "compare_key", "source", "account_id", "passed_over", "reason", "message"),
             pl.String(),
         ),
     }
@@ -380,8 +380,8 @@ def test_intakes_rejection_stays():
         IdentifiersSection(default_source="INSTORE"),
         {"id": BULK},
     ).collect()
-    assert frame.row(0) == (None, None, None, "", "", "validate.ragged_line", "line 2 has 1 field")
-    assert frame.row(1) == ("id", "2", "2", "INSTORE", "", None, None)
+    assert frame.row(0) == (None, None, None, "", "", None, "validate.ragged_line", "line 2 has 1 field")
+    assert frame.row(1) == ("id", "2", "2", "INSTORE", "", None, None, None)
 
 
 def test_messages_never_show_the_identifier():

@@ -56,6 +56,7 @@ def folder(path: Path, names: Sequence[str | None] = ("x",) * 12) -> derivation.
         message=pl.when(twice).then(pl.lit("the same customer, again")),
         batch=pl.when(~twice).then(row // 4 + 1),
         first=pl.lit(None),
+        passed_over=pl.lit(None),
         **{name: pl.lit(None) for name in KNOWN_BY.values()},
     )
     plan.select(pl.col(name).cast(kind) for name, kind in PLAN_SCHEMA.items()).write_parquet(path / "plan.parquet")

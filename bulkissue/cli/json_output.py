@@ -75,6 +75,7 @@ def warnings(manifest: "Manifest") -> list[str]:
             "every row was issued, or may have been, by an earlier run: nothing was sent. "
             "To issue the same thing once more on purpose, give an --occasion."
         )
+    found += manifest.fallbacks
     if manifest.in_doubt:
         found.append(
             f"{manifest.in_doubt:,} of the already_issued rows are in doubt: an earlier run has them as unknown. "
@@ -107,6 +108,7 @@ def of_preview(found: "Preview", job: "Job", exit_code: ExitCode) -> dict[str, A
             for group in drawn.groups
         ],
         "settled": [{**item} for item in found.settled],
+        "warnings": drawn.fell_back(),
         "not_looked_up": found.not_looked_up,
         "error": None,
     }

@@ -159,6 +159,8 @@ def print_preview(console: Console, found: Preview, job: Job) -> None:
         [(group.identifier_type, f"{group.rows:,}", f"{group.batches:,}", group.route) for group in drawn.groups]
         + [("in all", f"{drawn.to_send:,}", f"{drawn.requests:,}", "")],
     )
+    for sentence in drawn.fell_back():
+        console.print(sentence, soft_wrap=True)
     if drawn.requests:
         minutes = drawn.requests / limits.requests_per_minute
         console.print(f"About {_duration(minutes * 60)} at {limits.requests_per_minute:,} requests per minute.")

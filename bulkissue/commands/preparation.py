@@ -118,7 +118,14 @@ def refuse_other_names(
 
 
 def manifest_of(
-    run_id: str, number: int, loaded: loading.LoadedJob, intake: Intake, *, choices: Choices, folder: Path
+    run_id: str,
+    number: int,
+    loaded: loading.LoadedJob,
+    intake: Intake,
+    *,
+    choices: Choices,
+    drawn: plan.Plan,
+    folder: Path,
 ) -> Manifest:
     """The manifest of a run that is planned and has sent nothing; `number` as the state folder counts runs."""
     mark = read_mark(loaded.state_dir)
@@ -155,6 +162,7 @@ def manifest_of(
         digests={name: sha256(folder / name) for name in run_folder.KEPT},
         parent_run_id=choices.parent_run_id or next((run for file in intake.files for run in file.runs), None),
         rehearsal=choices.rehearsal,
+        fallbacks=tuple(drawn.fell_back()),
         versions=run_folder.versions(),
     )
 

@@ -93,7 +93,7 @@ def start(
             raise
         with beginning(loaded.state_dir) as number:
             reached("number.taken")
-            manifest = manifest_of(run_id, number, loaded, intake, choices=choices, folder=folder)
+            manifest = manifest_of(run_id, number, loaded, intake, choices=choices, drawn=drawn, folder=folder)
             run_folder.write_manifest(folder, manifest)
             reached("manifest.written")
             registered = register.Registered(run_id, str(folder), target.text(), manifest.started_at, number=number)

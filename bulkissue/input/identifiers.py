@@ -95,7 +95,9 @@ def identify(
         One row for each, in the same order: `identifier_type` (`IDENTIFIER_TYPE`; null where none can be said),
         `identifier` (String, normalised; null where rejected), `compare_key` (String; an email in lower case, which
         is nearly but not wholly Unicode's case folding), `source` (String, in capitals, else empty), `account_id`
-        (String, else empty), `reason` and `message` (String; both null where there is an identifier).
+        (String, else empty), `passed_over` (String, `TYPE:REASON` of a preferred identifier that is there and cannot
+        be used, where there is another one; else null), `reason` and `message` (String; both null where there is an
+        identifier).
     """
     frame = _cells(rows, columns)
     types = [t for t in settings.prefer if t in columns] if form == "wide" else list(IDENTIFIER_TYPES)
@@ -115,7 +117,7 @@ def identify(
             frame = _external_ids(frame, settings.external_id.pattern, header)
         else:
             frame = {"id": _ids, "email": _emails}[identifier_type](frame)
-    frame = _first_usable(frame, types)
+    frame = _first_usable(frame, types, fall_back=settings.fall_back)
     frame = _sources(frame, settings.default_source, carried)
     return _verdicts(frame, carried)
 
@@ -167,6 +169,7 @@ def _as_it_stands(
         key.alias("compare_key"),
         source.alias("source"),
         account.fill_null("").alias("account_id"),
+        _NOTHING.alias("passed_over"),
         _NOTHING.alias("reason"),
         _NOTHING.alias("message"),
     ]
@@ -433,17 +436,30 @@ def _external_ids(frame: pl.LazyFrame, pattern: str | None, header: str) -> pl.L
     ).with_columns(external_id=pl.when(pl.col("external_id_reason").is_null()).then(text))
 
 
-def _first_usable(frame: pl.LazyFrame, types: Sequence[str]) -> pl.LazyFrame:
+def _first_usable(frame: pl.LazyFrame, types: Sequence[str], *, fall_back: bool) -> pl.LazyFrame:
     """
-    Take the first type that has a value.
+    Take the first type that has a value; without `fall_back` only where no type before it has an unusable one.
 
-    Adds `chosen` (the type), `value`, `key` and `reason`. Where none has a value, type and reason are those of the
-    first cell that is not empty.
+    Adds `chosen` (the type), `value`, `key`, `passed_over` and `reason`. Where none has a value, type and reason are
+    those of the first cell that is not empty.
     """
     reasons = [f"{t}_reason" for t in types]
+    # A type that the route cannot carry is not passed over: nothing is wrong with the cell.
+    damaged = {t: pl.col(f"{t}_reason") != "validate.route" for t in types}
+    if not fall_back:
+        spoilt = pl.lit(value=False)
+        kept = []
+        for t in types:
+            kept.append(pl.when(~spoilt).then(pl.col(t)).alias(t))
+            spoilt |= damaged[t].fill_null(value=False)
+        frame = frame.with_columns(kept)
     # One name may be written in two ways that look alike: with é as one character or as two.
     composed = pl.col("external_id").str.normalize("NFC")
     keys = {"email": pl.col("email").str.to_lowercase(), "external_id": composed}
+    over, before = [], pl.lit(value=True)
+    for t in types:
+        over.append(pl.when(before & damaged[t]).then(pl.format(t + ":{}", f"{t}_reason")))
+        before &= pl.col(t).is_null()
     return frame.with_columns(
         chosen=pl.coalesce(
             *[pl.when(pl.col(t).is_not_null()).then(pl.lit(t)) for t in types],
@@ -451,6 +467,7 @@ def _first_usable(frame: pl.LazyFrame, types: Sequence[str]) -> pl.LazyFrame:
             _NOTHING,
         ),
         value=pl.coalesce(*types, _NOTHING),
+        passed_over=pl.coalesce(*over, _NOTHING),
         key=pl.coalesce(*[keys.get(t, pl.col(t)) for t in types], _NOTHING),
         reason=pl.when(pl.all_horizontal(pl.lit(value=True), *[pl.col(t).is_null() for t in types])).then(
             pl.coalesce("type_reason", *reasons, pl.lit("validate.identifier_missing"))
@@ -500,6 +517,7 @@ def _verdicts(frame: pl.LazyFrame, carried: Collection[str]) -> pl.LazyFrame:
         pl.when(accepted).then(pl.col("key")).alias("compare_key"),
         pl.when(accepted).then(pl.col("source")).otherwise(pl.lit("")).alias("source"),
         pl.col("account_id").fill_null("").alias("account_id"),
+        pl.when(accepted).then(pl.col("passed_over")).alias("passed_over"),
         verdict.alias("reason"),
         pl.coalesce(
             "given_message",

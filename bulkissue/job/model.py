@@ -247,6 +247,9 @@ class IdentifiersSection(Section):
         description="Wide form: the first of these that is usable is taken.",
     )
     external_id: ExternalIdSection = ExternalIdSection()
+    fall_back: bool = Field(
+        default=True, description="Send a row by its next identifier where the preferred one is there and unusable."
+    )
     resolve_customers: bool = Field(
         default=False, description="Look customers up first and de-duplicate by the service's own id."
     )

@@ -47,6 +47,16 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Fallback:
+    """So many rows that are to be sent by one identifier type, and why not by the one that is preferred."""
+
+    sent_by: str
+    preferred: str
+    reason: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What a plan says, in numbers."""
 
@@ -54,6 +64,21 @@ class Plan:
     groups: tuple[Group, ...]
     outcomes: dict[str, int]
     reasons: dict[str, int]
+    fallbacks: tuple[Fallback, ...] = ()
+
+    def fell_back(self) -> list[str]:
+        """Which rows go by another identifier than the preferred one, and why; a sentence for each pair of types."""
+        pairs = dict.fromkeys((one.sent_by, one.preferred) for one in self.fallbacks)
+        told = []
+        for sent_by, preferred in pairs:
+            mine = [one for one in self.fallbacks if (one.sent_by, one.preferred) == (sent_by, preferred)]
+            why = ", ".join(f"{one.reason} {one.rows:,}" for one in mine)
+            rows = sum(one.rows for one in mine)
+            told.append(
+                f"{rows:,} of {self.rows:,} rows go by {sent_by}, as their {preferred} cannot be used ({why}); "
+                "[identifiers] fall_back = false rejects them"
+            )
+        return told
 
     @property
     def requests(self) -> int:
@@ -170,12 +195,22 @@ def summarise(rows: pl.DataFrame, job: Job) -> Plan:
         .sort("first")
     )
     groups = tuple(Group(kind, routes[kind], count, first, last) for kind, count, first, last in live.iter_rows())
+    over = (
+        rows.select("identifier_type", "passed_over", "batch")
+        .filter(pl.col("batch").is_not_null() & pl.col("passed_over").is_not_null())
+        .group_by(pl.col("identifier_type").cast(pl.String), "passed_over")
+        .len()
+        .sort("len", "identifier_type", "passed_over", descending=[True, False, False])
+    )
+    parted = ((kind, what.partition(":"), count) for kind, what, count in over.iter_rows())
+    fallbacks = tuple(Fallback(kind, preferred, reason, count) for kind, (preferred, _, reason), count in parted)
     settled = rows.select("outcome", "reason").filter(pl.col("outcome").is_not_null())
     return Plan(
         rows=rows.height,
         groups=groups,
         outcomes=dict(settled.group_by("outcome").len().sort("outcome").iter_rows()),
         reasons=dict(settled.group_by("reason").len().sort("reason").iter_rows()),
+        fallbacks=fallbacks,
     )
 
 
@@ -203,7 +238,8 @@ def examples(path: Path, input_path: Path, most: int = 3) -> pl.DataFrame:
 
 def load(path: Path, job: Job) -> Plan:
     """The numbers of a plan written earlier."""
-    return summarise(pl.read_parquet(path, columns=["identifier_type", "outcome", "reason", "batch"]), job)
+    columns = ["identifier_type", "outcome", "reason", "batch", "passed_over"]
+    return summarise(pl.read_parquet(path, columns=columns), job)
 
 
 def largest(plan: Plan, job: Job) -> int:

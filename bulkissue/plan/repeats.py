@@ -72,7 +72,7 @@ def distinct(input_path: Path, intake: Intake, job: Job, history: History) -> Di
         some |= among(digests, before)
     chosen = digests.filter(some) if digests is not None else history.digests.of_known(known.filter(some))
     found = ends(pl.concat([chosen, before])).head(chosen.height)
-    rows, customer = _without_shared(rows, known, some, found, job)
+    rows, customer = _without_shared(rows, known, some, found, job, input_path=input_path)
     rows = rows.with_columns(beside(rows, known))
     attempts = pl.scan_parquet(input_path, glob=False).select("_bi_attempts").collect().to_series()
     rows = rows.with_columns(customer.alias("customer"), attempts.alias("tried"))
@@ -90,7 +90,7 @@ def _alone(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _without_shared(
-    rows: pl.DataFrame, known: pl.DataFrame, some: pl.Series, found: pl.DataFrame, job: Job
+    rows: pl.DataFrame, known: pl.DataFrame, some: pl.Series, found: pl.DataFrame, job: Job, *, input_path: Path
 ) -> tuple[pl.DataFrame, pl.Series]:
     """
     The rows, sent by an identifier that is not shared, or rejected; and the customer of each (a digest), null where no
@@ -105,6 +105,7 @@ def _without_shared(
         some: Which rows have an identifier that another one has too.
         found: Where the identifiers of those end.
         job: What is preferred, and what the routes carry.
+        input_path: For the rows' names.
     """
     line = pl.Series([None], dtype=pl.UInt32).new_from_index(0, rows.height)
     line.scatter(some.arg_true(), pl.int_range(found.height, dtype=pl.UInt32, eager=True))
@@ -132,9 +133,45 @@ def _without_shared(
         pl.when(goes).then(found["other"].cast(TYPE)).otherwise("identifier_type").alias("identifier_type"),
         pl.when(goes).then(found["value"]).otherwise("identifier").alias("identifier"),
         pl.when(goes).then(found["key"]).otherwise("compare_key").alias("compare_key"),
+        pl.when(goes).then(pl.format("{}:{}", kind, pl.lit(reason))).otherwise("passed_over").alias("passed_over"),
     )
     customer = pl.select(pl.when(goes).then(found["end"]).otherwise(customer).alias("customer"))["customer"]
-    return settle(rows, shared & ~goes, Outcome.REJECTED, reason, pl.lit(REASONS[reason])), customer
+    nobody = shared & ~goes
+    message = pl.lit(_who_shares(rows.filter(nobody), known, input_path, rows.height))
+    return settle(rows, nobody, Outcome.REJECTED, reason, message), customer
+
+
+def _who_shares(rejected: pl.DataFrame, known: pl.DataFrame, input_path: Path, height: int) -> pl.Series:
+    """What is said of rows whose identifier is shared: which rows have it too; a line for each of all rows."""
+    parts = []
+    for kind in STRENGTH:
+        sent = rejected.lazy().filter(pl.col("identifier_type") == kind)
+        mine = sent.select("row", pl.col("compare_key").alias("key"))
+        # Of a million rows that share an email a few are named: they are counted before they are laid beside each row.
+        carriers = (
+            known.lazy()
+            .select(pl.col(kind).alias("key"))
+            .with_row_index("other")
+            .join(mine, on="key", how="semi")
+            .group_by("key")
+            .agg(pl.col("other").bottom_k(_NAMED_ROWS + 1), pl.len().alias("all"))
+        )
+        parts.append(mine.join(carriers, on="key").drop("key"))
+    found = pl.concat(parts).collect().explode("other", empty_as_null=True, keep_nulls=True)
+    names = row_names(input_path, found["other"].drop_nulls().unique())
+    others = found.filter(pl.col("row") != pl.col("other")).join(names, left_on="other", right_on="row")
+    told = others.sort("row", "other").group_by("row").agg(pl.col("name").head(_NAMED_ROWS), pl.col("all").first())
+    more = pl.col("all").cast(pl.Int64) - 1 - _NAMED_ROWS
+    said = told.select(
+        "row",
+        message=pl.format(
+            REASONS["dedupe.shared_identifier"] + "; it stands also at {}{}",
+            pl.col("name").list.join(", "),
+            pl.when(more > 0).then(pl.format(" and {} more", more)).otherwise(pl.lit("")),
+        ),
+    )
+    generic = pl.Series([REASONS["dedupe.shared_identifier"]], dtype=pl.String).new_from_index(0, height)
+    return generic.scatter(said["row"], said["message"]) if said.height else generic
 
 
 def _settle_repeats(

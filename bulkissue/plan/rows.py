@@ -19,6 +19,7 @@ SLICE = 1 << 19
 
 #: plan.parquet, one line for each row of input.parquet and in its order. `compare_key` is null where it
 #: equals `identifier`; `outcome`, `reason` and `message` are null where the row is to be sent, `batch` where not.
+#: `passed_over` is `TYPE:REASON` of the identifier that the row would rather have been sent by, else null.
 #: The columns of `KNOWN_BY` are the compare keys of the identifiers that the row has beside the one it is sent by.
 #: `first` is the row that is sent for the customer of a duplicate under another identifier, else null.
 #: In the file `source` and `account_id` are null where they are empty.
@@ -35,6 +36,7 @@ PLAN_SCHEMA = pl.Schema(
         "message": pl.String(),
         "batch": pl.UInt32(),
         "first": pl.UInt32(),
+        "passed_over": pl.String(),
         **{name: pl.String() for name in KNOWN_BY.values()},
     }
 )

@@ -321,6 +321,7 @@ def _final(heads: pl.DataFrame, run: Run, ending: Ending) -> pl.DataFrame:
     sent = pl.col("attempt").is_not_null()
     lost = sent & pl.col("void").is_null() & pl.col("got_outcome").is_null()
     voided = sent & pl.col("void").is_not_null()
+    planned = pl.col("outcome").is_null()
     unsent = Outcome.FAILED if ending.completed else Outcome.NOT_ATTEMPTED
     tried = pl.lit("crash.no_answer")
     outcome = pl.coalesce(
@@ -352,6 +353,14 @@ def _final(heads: pl.DataFrame, run: Run, ending: Ending) -> pl.DataFrame:
         ),
         pl.lit(ending.message),
     )
+    over = pl.when(planned).then("passed_over").str.splitn(":", 2).struct
+    instead = pl.format(
+        "sent by {}, as the {} cannot be used ({})",
+        pl.col("identifier_type").cast(pl.String),
+        over.field("field_0"),
+        over.field("field_1"),
+    )
+    message = pl.concat_str(pl.when(message != "").then(message), instead, separator="; ", ignore_nulls=True)
     return heads.select(
         pl.lit(run.run_id).alias("_bi_run"),
         pl.lit(run.target).alias("_bi_target"),
