@@ -62,7 +62,7 @@ def distinct(input_path: Path, intake: Intake, job: Job, history: History) -> Di
     digests, past = None, history.lines.head(0).collect()
     if remembers:
         history = same_number.alike(history, known["mobile"], job.identifiers.country_code)
-        digests = history.digests.of_known(known)
+        digests = history.digests.of_known(known, history.kinds())
         past = related(history, digests)
         if alone and past.is_empty():
             return Distinct(_settle_repeats(rows, input_path), digests, history)
@@ -70,10 +70,14 @@ def distinct(input_path: Path, intake: Intake, job: Job, history: History) -> Di
     some = repeated(known.select(STRENGTH))
     if digests is not None:
         some |= among(digests, before)
-    chosen = digests.filter(some) if digests is not None else history.digests.of_known(known.filter(some))
+    chosen = history.digests.of_known(known.filter(some))
+    if digests is not None:
+        # Identifiers of a type that history does not know matter where they tie a row to another one.
+        lines = some.arg_true()
+        digests = pl.DataFrame([digests[kind].scatter(lines, chosen[kind]) for kind in STRENGTH])
     found = ends(pl.concat([chosen, before])).head(chosen.height)
-    rows, customer = _without_shared(rows, known, some, found, job, input_path=input_path)
-    rows = rows.with_columns(beside(rows, known))
+    sent, customer = _without_shared(rows, known, some, found, job, input_path=input_path)
+    rows = rows if sent is rows else sent.with_columns(beside(sent, known))
     attempts = pl.scan_parquet(input_path, glob=False).select("_bi_attempts").collect().to_series()
     rows = rows.with_columns(customer.alias("customer"), attempts.alias("tried"))
     rows = _settle_repeats(rows, input_path, ("customer",)).drop("customer", "tried")

@@ -142,7 +142,7 @@ def related(history: History, known: pl.DataFrame) -> pl.DataFrame:
     for _ in STRENGTH:
         hits = [
             keys.select("_bi_line", kind)
-            .join(wanted.lazy().select(kind).drop_nulls().unique(), on=kind, how="semi")
+            .join(wanted.lazy().select(kind).drop_nulls(), on=kind, how="semi")
             .select("_bi_line")
             for kind in STRENGTH
         ]

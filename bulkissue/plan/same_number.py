@@ -24,7 +24,7 @@ def alike(history: History, mobiles: pl.Series, country_code: str | None) -> His
     """
     code = pl.col("country_code").fill_null("")
     codes = set(history.lines.select(code).unique().collect(engine="streaming")["country_code"])
-    digests, numbers = history.digests, mobiles.drop_nulls().unique().to_frame("number").lazy()
+    digests, numbers = history.digests, mobiles.to_frame("number").lazy().drop_nulls().unique()
     number = pl.col("number")
     if country_code is not None:
         pairs = [("", numbers.filter(number.str.starts_with(country_code)), number.str.slice(len(country_code)))]

@@ -10,7 +10,7 @@ twenty thousand runs, for one customer, who would be left out as issued already.
 
 import hmac
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,9 +90,18 @@ class Digests:
         digest = hmac.digest(self.key.encode(), f"{kind}:{key}".encode(), "sha256")
         return int.from_bytes(digest[:_DIGEST_BYTES], "big")
 
-    def of_known(self, known: pl.DataFrame) -> pl.DataFrame:
-        """Compare keys, a column for each of `STRENGTH` (String), as digests."""
-        return known.select(self.of(kind, pl.col(kind)).alias(kind) for kind in STRENGTH)
+    def of_known(self, known: pl.DataFrame, kinds: Collection[str] = STRENGTH) -> pl.DataFrame:
+        """
+        Compare keys, a column for each of `STRENGTH` (String), as digests.
+
+        Args:
+            known: The compare keys.
+            kinds: The identifier types that are wanted; the others are null.
+        """
+        nothing = pl.lit(None, DIGEST)
+        return known.select(
+            (self.of(kind, pl.col(kind)) if kind in kinds else nothing).alias(kind) for kind in STRENGTH
+        )
 
     def of_run(self, parts: Sequence[Path]) -> pl.LazyFrame:
         """What a run tells in Parquet files of `RUN_SCHEMA`, as lines of history."""
@@ -134,6 +143,13 @@ class History:
     def is_empty(self) -> bool:
         """Whether nobody is remembered."""
         return self.lines.head(1).collect(engine="streaming").is_empty()
+
+    def kinds(self) -> set[str]:
+        """The identifier types that anybody is remembered by."""
+        sent = self.lines.select(pl.col("identifier_type").unique()).collect(engine="streaming")["identifier_type"]
+        beside = self.lines.select(pl.col(name).is_not_null().any().alias(kind) for kind, name in KNOWN_BY.items())
+        found = beside.collect(engine="streaming").row(0, named=True)
+        return {*sent, *(kind for kind, known in found.items() if known)}
 
     def with_runs(self, parts: Sequence[Path]) -> "History":
         """These lines, and what more runs tell (Parquet files of `RUN_SCHEMA`)."""
