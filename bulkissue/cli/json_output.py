@@ -12,8 +12,8 @@ from bulkissue.outcomes import Outcome
 
 if TYPE_CHECKING:
     from bulkissue.commands.preparation import Preview
+    from bulkissue.commands.reconcile import Reconciled
     from bulkissue.commands.recovery import LastWord
-    from bulkissue.commands.runs import Reconciled
     from bulkissue.commands.session import Result
     from bulkissue.commands.status import Status
     from bulkissue.job.model import Job

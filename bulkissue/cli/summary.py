@@ -14,7 +14,7 @@ from rich.text import Text
 
 from bulkissue.cli.json_output import warnings
 from bulkissue.commands.preparation import Preview
-from bulkissue.commands.runs import Reconciled
+from bulkissue.commands.reconcile import Reconciled
 from bulkissue.commands.session import Result
 from bulkissue.commands.status import Status
 from bulkissue.errors import EXIT_MEANINGS

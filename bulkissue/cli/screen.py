@@ -1,0 +1,70 @@
+"""Where things are said: the summary on standard output, everything else on standard error."""
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from bulkissue.commands.confirmation import Confirmation
+    from bulkissue.commands.session import Result, Watch
+
+
+class Screen:
+    """Where things are said: the summary on standard output, everything else on standard error."""
+
+    def __init__(self, *, as_json: bool, quiet: bool) -> None:
+        from rich.console import Console
+
+        from bulkissue import logs
+
+        self.as_json = as_json
+        self.quiet = quiet
+        self.out = Console(highlight=False, width=None if sys.stdout.isatty() else 120, markup=False)
+        self.err = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 120, markup=False)
+        logs.configure(quiet=quiet or sys.stderr.isatty())
+
+    def say(self, text: str) -> None:
+        """Tell the person or the log file."""
+        if not self.quiet:
+            self.err.print(text, soft_wrap=True)
+
+    def document(self, content: dict[str, Any]) -> None:
+        """Print the one JSON document."""
+        print(json.dumps(content, ensure_ascii=False))  # noqa: T201 - this is the output
+
+    def result(self, result: "Result") -> int:
+        """Print how a run ended; its exit code."""
+        from bulkissue.cli import json_output, summary
+
+        if self.as_json:
+            self.document(json_output.of_run(result))
+        elif self.quiet:
+            self.out.print(summary.one_line(result), soft_wrap=True)
+        else:
+            summary.print_run(self.out, result)
+        return result.exit_code
+
+    def confirmation(self, *, given: bool) -> "Confirmation":
+        """Confirmation that is given, or can be asked for on a terminal."""
+        from bulkissue.commands.confirmation import Confirmation
+
+        can_ask = sys.stdin.isatty() and sys.stderr.isatty()
+        return Confirmation(given, (lambda question: click.confirm(question, err=True)) if can_ask else None)
+
+    def watch(self) -> "Watch":
+        """Tell what is going on, unless quiet; with a progress line on a terminal."""
+        from bulkissue.cli import summary
+        from bulkissue.cli.progress import Progress
+        from bulkissue.commands.session import Watch
+
+        if self.quiet:
+            return Watch()
+        return Watch(
+            taken=lambda intake: summary.print_taken(self.err, intake),
+            warned=self.say,
+            planned=lambda drawn, _folder: self.say(summary.plan_lines(drawn)),
+            sending=Progress(self.err).tell,
+            looking_up=lambda asked, of: self.say(f"{asked:,} of {of:,} customers looked up"),
+        )

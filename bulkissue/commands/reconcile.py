@@ -1,0 +1,98 @@
+"""
+Reconcile: settle unknown rows by reading the service back.
+
+It must never send anything that issues.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bulkissue.commands.reopening import (
+    closed_on_trouble,
+    halt_of,
+    loaded_where_it_began,
+    look,
+    reopen,
+    signed_in,
+    standing,
+)
+from bulkissue.commands.session import Result, Session, Watch, ending_of
+from bulkissue.errors import ExitCode
+from bulkissue.outcomes import Outcome
+from bulkissue.reconcile.reading_back import Account, Case, read_back
+from bulkissue.results import derivation
+from bulkissue.state.entries import Settlement
+from bulkissue.state.journal import Journal
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciled:
+    """What came of `reconcile`: how the run stands, what was read back, and whether it was only a look."""
+
+    result: Result
+    account: Account
+    dry_run: bool
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """What the command ends with: the run's own code, unless reading back has worse to say."""
+        left = self.account.unknown if self.dry_run else self.account.left
+        if left or self.account.doubted:
+            return ExitCode.UNKNOWN_ROWS
+        if self.account.halt is not None:
+            return self.account.halt.exit_code
+        return ExitCode.INTERRUPTED if self.result.manifest.exit_code is None else self.result.exit_code
+
+
+def reconcile(
+    folder: Path,
+    *,
+    dry_run: bool,
+    sample: int,
+    environ: Mapping[str, str],
+    watch: Watch,
+    say: Callable[[str], None],
+) -> Reconciled:
+    """
+    Settle unknown rows by reading the service back; ledgers, counts and history follow.
+
+    Args:
+        folder: The run's folder. The run need not have come to its end, and is not resumed.
+        dry_run: Read, and settle nothing.
+        sample: How many succeeded and how many failed rows to hold against the service besides.
+        environ: Credentials, and variables that override limits and `[reconcile]`.
+        watch: Who is told.
+        say: Told what is read back.
+
+    Raises:
+        BulkissueError: As `resume`.
+    """
+    started = time.monotonic()
+    loaded = loaded_where_it_began(folder, environ)
+    with standing(folder) as (manifest, state):
+        settled = manifest.exit_code is not None and manifest.state != "running"
+        nothing_open = settled and not manifest.counts[Outcome.UNKNOWN]
+        if nothing_open and not sample:
+            say("no row is unknown: there is nothing to settle")
+            return Reconciled(Result(folder, manifest), Account(), dry_run)
+        credentials, halt = signed_in(loaded, environ, watch), halt_of(manifest)
+
+        def account(journal: Journal, settle: Callable[[Settlement], None]) -> Account:
+            case = Case(derivation.Run.of(folder, manifest), journal, ending_of(halt), loaded.job, loaded.state_dir)
+            return read_back(case, credentials, sample=sample, settle=settle, say=say)
+
+        if dry_run or nothing_open:
+            looked = look(folder, manifest, state)
+            if looked is None:
+                return Reconciled(Result(folder, manifest), Account(), dry_run)
+            try:
+                return Reconciled(Result(folder, manifest), account(looked, lambda _: None), dry_run)
+            finally:
+                looked.leave()
+        journal = reopen(folder, manifest, state)
+        session = Session(folder, manifest, loaded, journal, state, watch, started)
+        with closed_on_trouble(journal):
+            found = account(journal, lambda settlement: journal.write([settlement]))
+        return Reconciled(session.settle(halt), found, dry_run)
