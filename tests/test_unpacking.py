@@ -48,6 +48,7 @@ def take(tmp_path):
         ("a.zip", zipped(("in.tsv", CSV.replace(b",", b"\t")))),
         ("a.csv", gzip.compress(CSV)),
     ],
+    ids=range(6),  # the time of packing stands in the bytes: workers would name their tests differently
 )
 def test_a_packed_file(take, name, content):
     """A compressed file gives the rows of what is in it, and is named by its own name."""
@@ -67,6 +68,7 @@ def test_a_packed_file(take, name, content):
         ("a.gz", CSV, "not what its ending says"),
         ("a.gz", gzip.compress(gzip.compress(CSV)), "packed twice"),
     ],
+    ids=range(7),
 )
 def test_a_packed_file_that_will_not_do(take, name, content, said):
     """A file that is cut, of another format, of several members or packed twice is refused in words."""
