@@ -18,10 +18,10 @@ from zygote import zygote
 
 from bulkissue.errors import StateRefused
 from bulkissue.exchange import Reply
-from bulkissue.reconcile.customers import KEY, SCHEMA, Memory
 from bulkissue.sandbox import Customer, Fault
 from bulkissue.service import lookup
 from bulkissue.service.page import Asked
+from bulkissue.settle.customers import KEY, SCHEMA, Memory
 
 PEOPLE = tuple(
     Customer(id=700_000 + n, mobile=f"9199860{n:05}", email=f"c{n}@example.com", external_id=f"00{n}")
@@ -273,7 +273,7 @@ def test_limit(scene):
 _KEEP = """
 import sys
 from pathlib import Path
-from bulkissue.reconcile.customers import Memory
+from bulkissue.settle.customers import Memory
 from bulkissue.service.page import Asked
 for n in range(5):
     mobile = sys.argv[2] + str(n)

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bulkissue.job.model import ReconcileSection
-from bulkissue.reconcile.evidence import (
+from bulkissue.service.page import Found, Reading
+from bulkissue.settle.evidence import (
     Clock,
     Context,
     Sent,
@@ -17,7 +18,6 @@ from bulkissue.reconcile.evidence import (
     confirms_success,
     weigh,
 )
-from bulkissue.service.page import Found, Reading
 
 SETTINGS = ReconcileSection(settle_after_seconds=120, clock_skew_seconds=300)
 FIRST = 1_800_000_000_000

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bulkissue.commands.session import Result
     from bulkissue.commands.status import Status
     from bulkissue.job.model import Job
-    from bulkissue.reconcile.reading_back import Row, Sampled
+    from bulkissue.settle.reading_back import Row, Sampled
     from bulkissue.state.run_folder import Manifest
 
 _NOBODY = {"rows": 0, **{outcome.value: 0 for outcome in Outcome}}

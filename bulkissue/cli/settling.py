@@ -107,7 +107,7 @@ def resolve(  # noqa: PLR0917 - click passes every option by name
     """
     from bulkissue.cli import json_output
     from bulkissue.commands.resolve import resolve as settle
-    from bulkissue.reconcile import by_hand
+    from bulkissue.settle import by_hand
     from bulkissue.state import run_folder
 
     screen = Screen(as_json=as_json, quiet=quiet)

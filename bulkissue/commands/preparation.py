@@ -19,8 +19,8 @@ from bulkissue.job import loading
 from bulkissue.job.credentials import Credentials
 from bulkissue.outcomes import LEDGER_OF, Outcome
 from bulkissue.plan import plan
-from bulkissue.reconcile import customers
 from bulkissue.results import derivation, ledgers
+from bulkissue.settle import customers
 from bulkissue.state import register, run_folder
 from bulkissue.state.folder import read_mark
 from bulkissue.state.journal import Journal

@@ -21,8 +21,8 @@ from bulkissue.commands.reopening import (
 from bulkissue.commands.session import Result, Session, Watch, ending_of
 from bulkissue.errors import ExitCode
 from bulkissue.outcomes import Outcome
-from bulkissue.reconcile.reading_back import Account, Case, read_back
 from bulkissue.results import derivation
+from bulkissue.settle.reading_back import Account, Case, read_back
 from bulkissue.state.entries import Settlement
 from bulkissue.state.journal import Journal
 

@@ -21,8 +21,8 @@ from bulkissue.job.loading import LoadedJob
 from bulkissue.job.target import parse, same_target
 from bulkissue.outcomes import KNOWN_BY, Outcome
 from bulkissue.plan import plan
-from bulkissue.reconcile.by_hand import Finding
 from bulkissue.results import ledgers
+from bulkissue.settle.by_hand import Finding
 from bulkissue.state import history, register, run_folder
 from bulkissue.state.journal import Journal
 

@@ -13,8 +13,8 @@ from bulkissue.commands.reopening import closed_on_trouble, halt_of, reopened
 from bulkissue.commands.session import Result, Watch, ending_of, now_ms
 from bulkissue.job import loading
 from bulkissue.outcomes import Outcome
-from bulkissue.reconcile.by_hand import Word, settlements
 from bulkissue.results import derivation
+from bulkissue.settle.by_hand import Word, settlements
 
 
 def resolve(folder: Path, words: Sequence[Word], watch: Watch) -> Result:

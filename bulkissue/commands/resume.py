@@ -17,7 +17,7 @@ from bulkissue.commands.reopening import closed_on_trouble, loaded_where_it_bega
 from bulkissue.commands.session import Result, Session, Watch
 from bulkissue.errors import StateRefused
 from bulkissue.plan import plan
-from bulkissue.reconcile import customers
+from bulkissue.settle import customers
 from bulkissue.state.entries import Held
 from bulkissue.state.journal import SENT
 

@@ -24,9 +24,15 @@ from bulkissue.job.credentials import Credentials
 from bulkissue.job.model import Job
 from bulkissue.job.target import parse
 from bulkissue.outcomes import REASONS, Outcome
-from bulkissue.reconcile import claims
-from bulkissue.reconcile.claims import Claims, OpenRow, how_asked
-from bulkissue.reconcile.evidence import (
+from bulkissue.results import derivation
+from bulkissue.send.guards import Halt
+from bulkissue.send.reader import Reader, Stopped, Unread, reading
+from bulkissue.service.page import Asked, Page, Reading, unite
+from bulkissue.service.readers import READERS
+from bulkissue.service.routes import promotion_or_series
+from bulkissue.settle import claims
+from bulkissue.settle.claims import Claims, OpenRow, how_asked
+from bulkissue.settle.evidence import (
     Clock,
     Context,
     Finding,
@@ -38,12 +44,6 @@ from bulkissue.reconcile.evidence import (
     instant_text,
     weigh,
 )
-from bulkissue.results import derivation
-from bulkissue.send.guards import Halt
-from bulkissue.send.reader import Reader, Stopped, Unread, reading
-from bulkissue.service.page import Asked, Page, Reading, unite
-from bulkissue.service.readers import READERS
-from bulkissue.service.routes import promotion_or_series
 from bulkissue.state import register
 from bulkissue.state.entries import Settlement
 from bulkissue.state.journal import Journal
