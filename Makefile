@@ -31,18 +31,20 @@ crash: setup  ## a long soak of random kills and faults, its seed printed
 bench: setup  ## measure the program beside what people use instead; QUICK=1, PACE=1, HUGE=1, ONLY="bulk plan"
 	$(PY) benchmarks/bench.py $(if $(QUICK),--quick) $(if $(PACE),--pace) $(if $(HUGE),--huge) $(if $(ONLY),--only $(ONLY))
 
-check: setup  ## format, lint, strict types, layers, docs not stale
+check: setup  ## format, lint, strict types, layers, unused code, spelling, pages not stale
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 	.venv/bin/lint-imports --no-cache
+	$(PY) -m vulture
+	.venv/bin/codespell
 	$(PY) docs/generate.py --check
 
 format: setup  ## let the formatter and the linter's safe fixes have their way
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 
-docs: setup  ## write the generated parts of README, and the job file's JSON Schema
+docs: setup  ## write the generated parts of the pages, and the job file's JSON Schema
 	$(PY) docs/generate.py
 
 lock:  ## resolve the dependencies again (needs uv)

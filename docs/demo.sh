@@ -59,4 +59,4 @@ ledger duplicate type value channel _bi_row _bi_outcome _bi_message
 say "4. The books can be proved again at any time, from plan and journal alone."
 expect 0 verify latest --runs-dir demo/runs
 
-say "All of it lies in $folder. README.md, \"A first real run\", is the way from here to yours."
+say "All of it lies in $folder. README.md, \"The first real run\", is the way from here to yours."

@@ -1,8 +1,8 @@
 """
-What README.md and the job file's schema take from the program itself, so that it is told in one place only.
+What the pages and the job file's schema take from the program itself, so that it is told in one place only.
 
     python docs/generate.py           writes the parts between `<!-- generated: NAME -->` and `<!-- end -->` of
-                                      README.md, and docs/job.schema.json
+                                      docs/*.md, and docs/job.schema.json
     python docs/generate.py --check   changes nothing; names what is stale and exits 1
 
 It must never touch what stands outside the markers, and never depend on the terminal it is called from.
@@ -28,8 +28,8 @@ from bulkissue.sandbox.__main__ import main as sandbox
 from bulkissue.sandbox.faults import Fault
 
 ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
-SCHEMA = ROOT / "docs" / "job.schema.json"
+DOCS = ROOT / "docs"
+SCHEMA = DOCS / "job.schema.json"
 
 _HELP_WIDTH = 100
 _NO_LIMIT = 10**9  # a maximum as high as this is there for the machine, not for the reader
@@ -49,7 +49,7 @@ def commands() -> str:
     whole = _context(cli, "bulkissue")
     pages = [whole] + [_context(cli.commands[name], name, whole) for name in cli.list_commands(whole)]
     pages.append(_context(sandbox, "python -m bulkissue.sandbox"))
-    return "\n".join(f"#### `{page.command_path}`\n\n```text\n{page.get_help()}\n```\n" for page in pages)
+    return "\n".join(f"## `{page.command_path}`\n\n```text\n{page.get_help()}\n```\n" for page in pages)
 
 
 def job_file() -> str:
@@ -120,24 +120,33 @@ def schema_text() -> str:
     return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
-def filled(readme: str) -> str:
+def filled() -> dict[Path, str]:
     """
-    README.md with its generated parts as they should be.
+    The pages that have generated parts, with these as they should be.
 
     Raises:
         ValueError: A part's markers are missing or stand twice, or name a part nobody makes.
     """
-    found = [part["name"] for part in _PART.finditer(readme)]
-    if sorted(found) != sorted(PARTS):
-        raise ValueError(f"README.md has the generated parts {sorted(found)}, and should have {sorted(PARTS)}")
-    return _PART.sub(lambda part: f"{part['name']} -->\n\n{PARTS[part['name']]()}\n", readme)
+    pages = {path: path.read_text(encoding="utf-8") for path in sorted(DOCS.glob("*.md"))}
+    found = sorted(part["name"] for text in pages.values() for part in _PART.finditer(text))
+    if found != sorted(PARTS):
+        raise ValueError(f"the pages have the generated parts {found}, and should have {sorted(PARTS)}")
+    return {
+        path: _PART.sub(lambda part: f"{part['name']} -->\n\n{PARTS[part['name']]()}\n", text)
+        for path, text in pages.items()
+        if _PART.search(text)
+    }
 
 
 def stale() -> list[str]:
     """What is not as this script would write it, by name."""
-    readme = README.read_text(encoding="utf-8")
-    now, then = ({part["name"]: part["text"] for part in _PART.finditer(text)} for text in (readme, filled(readme)))
-    names = [f"README.md, generated part: {name}" for name in PARTS if now[name] != then[name]]
+    names = []
+    for path, text in filled().items():
+        is_now = {part["name"]: part["text"] for part in _PART.finditer(path.read_text(encoding="utf-8"))}
+        should_be = {part["name"]: part["text"] for part in _PART.finditer(text)}
+        names += [
+            f"{path.relative_to(ROOT)}, generated part: {name}" for name in is_now if is_now[name] != should_be[name]
+        ]
     if not SCHEMA.exists() or SCHEMA.read_text(encoding="utf-8") != schema_text():
         names.append(str(SCHEMA.relative_to(ROOT)))
     return names
@@ -149,7 +158,8 @@ def main(arguments: list[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     if not arguments:
-        README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
+        for path, text in filled().items():
+            path.write_text(text, encoding="utf-8")
         SCHEMA.write_text(schema_text(), encoding="utf-8")
         return 0
     names = stale()

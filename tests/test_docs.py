@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 import pytest
+from conftest import ENVIRON
 
 from bulkissue import failpoint
 from bulkissue.cli.main import cli
@@ -20,6 +21,8 @@ from bulkissue.outcomes import IDENTIFIER_TYPES, LEDGER_COLUMNS, REASONS, Outcom
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
+ALL = "\n".join(path.read_text(encoding="utf-8") for path in PAGES)
 SOURCES = sorted((ROOT / "bulkissue").rglob("*.py"))
 JOBS = sorted((ROOT / "jobs").glob("*.toml"))
 
@@ -59,7 +62,7 @@ def generate(*arguments, cwd=ROOT, script=ROOT / "docs" / "generate.py"):
 
 
 def test_generated_parts_are_not_stale():
-    """README's generated parts and the JSON Schema are what the program says today."""
+    """The pages' generated parts and the JSON Schema are what the program says today."""
     ended = generate("--check")
     assert ended.returncode == 0, ended.stderr
 
@@ -69,33 +72,36 @@ def test_a_stale_part_is_named(tmp_path):
     (tmp_path / "docs").mkdir()
     script = tmp_path / "docs" / "generate.py"
     script.write_text((ROOT / "docs" / "generate.py").read_text(encoding="utf-8"), encoding="utf-8")
-    readme = tmp_path / "README.md"
-    readme.write_text(README.replace("| 75 |", "| 76 |"), encoding="utf-8")
+    for path in (ROOT / "docs").glob("*.md"):
+        (tmp_path / "docs" / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    page = tmp_path / "docs" / "exit-codes.md"
+    as_it_is = page.read_text(encoding="utf-8")
+    page.write_text(as_it_is.replace("| 75 |", "| 76 |"), encoding="utf-8")
     ended = generate("--check", cwd=tmp_path, script=script)
     assert ended.returncode == 1
     assert ended.stderr.splitlines()[:2] == [
-        "stale: README.md, generated part: exit codes",
+        "stale: docs/exit-codes.md, generated part: exit codes",
         "stale: docs/job.schema.json",
     ]
     assert generate(cwd=tmp_path, script=script).returncode == 0
-    assert readme.read_text(encoding="utf-8") == README
+    assert page.read_text(encoding="utf-8") == as_it_is
 
 
 def test_every_reason_is_listed():
-    """Every reason that the source names is in REASONS, and README lists all of these."""
+    """Every reason that the source names is in REASONS, and the pages list all of these."""
     found = quoted_reasons()
     assert len(found) > 40
     assert found <= REASONS.keys()
-    assert [reason for reason in REASONS if f"| `{reason}` |" not in README] == []
+    assert [reason for reason in REASONS if f"| `{reason}` |" not in ALL] == []
     assert {reason.partition(".")[0] for reason in REASONS} == CLOSED_FAMILIES
-    assert [name for name in CLOSED_FAMILIES | OPEN_FAMILIES if f"| `{name}.*` |" not in README] == []
+    assert [name for name in CLOSED_FAMILIES | OPEN_FAMILIES if f"| `{name}.*` |" not in ALL] == []
 
 
-def test_words_that_users_script_against_are_in_the_readme():
-    """README names every outcome, ledger column, exit code, identifier type and key of the job file."""
+def test_words_that_users_script_against_are_in_the_pages():
+    """The pages name every outcome, ledger column, exit code, identifier type and key of the job file."""
     names = [*Outcome, *LEDGER_COLUMNS, *IDENTIFIER_TYPES, *(key.rpartition(".")[2] for key in SETTINGS)]
-    assert [name for name in names if f"`{name}`" not in README] == []
-    assert [code for code in EXIT_MEANINGS if f"| {int(code)} |" not in README] == []
+    assert [name for name in names if f"`{name}`" not in ALL] == []
+    assert [code for code in EXIT_MEANINGS if f"| {int(code)} |" not in ALL] == []
 
 
 def test_every_key_is_described():
@@ -139,21 +145,25 @@ def test_cron_lines_parse():
             assert job is None or (ROOT / job).is_file()
 
 
-def test_readme_shows_a_line_of_the_example_for_cron():
-    """The crontab line in README is the beginning of one in jobs/crontab.example."""
-    shown = [line for line in README.splitlines() if re.match(r"[0-9*]+ [0-9*]+ \* \* \*", line)]
+def test_a_line_of_the_example_for_cron_is_shown():
+    """The crontab line in the pages is the beginning of one in jobs/crontab.example."""
+    shown = [line for line in ALL.splitlines() if re.match(r"[0-9*]+ [0-9*]+ \* \* \*", line)]
     assert shown
     assert all(any(line.startswith(one) for line in cron_lines()) for one in shown)
 
 
-def test_readme_commands_parse():
-    """Every bulkissue command in README's shell blocks is one that the command line takes."""
-    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+def test_commands_in_the_pages_parse():
+    """Every bulkissue command in the pages' shell blocks is one that the command line takes."""
+    blocks = re.findall(r"```sh\n(.*?)```", ALL, re.DOTALL)
     lines = [line.strip() for block in blocks for line in block.splitlines() if line.strip().startswith("bulkissue ")]
-    assert len(lines) > 10
+    assert len(lines) > 20
     for line in lines:
         name, *arguments = shlex.split(line, comments=True)[1:]
-        cli.commands[name].make_context(name, arguments)
+        command = cli.commands[name]
+        while isinstance(command, click.Group):
+            name, *arguments = arguments
+            command = command.commands[name]
+        command.make_context(name, arguments)
 
 
 def test_readme_job_file_loads(tmp_path, command):
@@ -165,22 +175,53 @@ def test_readme_job_file_loads(tmp_path, command):
     assert ended.code == 0, ended.err
 
 
-def test_readme_links_lead_somewhere():
-    """Every link within README leads to one of its headings, and every file it names in backquotes is there."""
-    headings = {
-        re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-")
-        for heading in re.findall(r"^#+ (.*)$", README, re.MULTILINE)
+def anchors(page: Path) -> set[str]:
+    return {
+        re.sub(r"[^a-z0-9 _-]", "", heading.lower()).replace(" ", "-")
+        for heading in re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     }
-    assert set(re.findall(r"\]\(#([^)]*)\)", README)) <= headings
-    named = set(re.findall(r"`((?:docs|jobs|bulkissue)/[\w./-]+|CHANGELOG\.md|LICENSE)`", README))
-    assert named
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links_lead_somewhere(page):
+    """Every link between the pages leads to a page and a heading of it, and every file named in backquotes is there."""
+    text = page.read_text(encoding="utf-8")
+    for place, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", text):
+        other = (page.parent / place).resolve() if place else page
+        assert other.exists(), place
+        assert not anchor or anchor in anchors(other), (place, anchor)
+    named = set(re.findall(r"`((?:docs|jobs|bulkissue)/[\w./-]+|CHANGELOG\.md|LICENSE)`", text)) - {"jobs/mine.toml"}
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
-@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "docs/architecture.md", "jobs/crontab.example"])
-def test_pages_use_our_words(name):
+def test_the_readme_is_one_page():
+    """It has at most 200 lines, and leads to every page."""
+    assert len(README.splitlines()) <= 200
+    pages = {f"docs/{path.name}" for path in PAGES if path.parent.name == "docs"} | {"CONTRIBUTING.md", "SECURITY.md"}
+    assert pages <= set(re.findall(r"\]\(([^)#]*)\)", README))
+
+
+def test_python_on_the_pages(tmp_path, service, write_input, write_job, monkeypatch, capsys):
+    """The program that docs/from-python.md begins with runs as it stands."""
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "from-python.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert code
+    (tmp_path / "jobs").mkdir()
+    write_input(["mobile"], [("919986000586",)], "inbox/today.csv")
+    write_job(service.base_url, name="jobs/earn.toml")
+    monkeypatch.chdir(tmp_path)
+    for name, value in ENVIRON.items():
+        monkeypatch.setenv(name, value)
+    exec(compile(code[1], "from-python.md", "exec"), {})
+    assert "'succeeded': 1" in capsys.readouterr().out
+    assert len(service.issued()) == 1
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "CHANGELOG.md", ROOT / "jobs" / "crontab.example"], ids=lambda path: path.name
+)
+def test_pages_use_our_words(page):
     """No page for users has a word that DESIGN §3 rules out."""
-    assert FORBIDDEN.findall((ROOT / name).read_text(encoding="utf-8")) == []
+    assert FORBIDDEN.findall(page.read_text(encoding="utf-8")) == []
 
 
 def test_help_uses_our_words():

@@ -203,3 +203,15 @@ def test_a_host_is_compared_without_case_and_port(write_job):
     assert len(names) == 1
     with pytest.raises(JobRefused):
         load(write_job("https://eu.example.com.", name="named.toml"), flags={}, environ={})
+
+
+def test_a_state_folder_that_is_lost_for_good(scene):
+    """Begun anew, it takes the runs from before in, as they are asked for."""
+    shutil.rmtree(scene.folder / "state")
+    assert scene.run().code == 3
+    empty = scene.do("run", "job.toml", "--limit", "0", "--init-state", "--yes", "--json")
+    assert empty.counts == {"rows": 20, "not_attempted": 20}, empty.err
+    rebuilt = scene.do("state", "rebuild", "job.toml")
+    assert rebuilt.out.startswith("2 runs taken in"), rebuilt.err
+    assert scene.run().counts == {"rows": 20, "already_issued": 20}
+    assert len(scene.service.issued()) == 20

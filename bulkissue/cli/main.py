@@ -32,7 +32,7 @@ def cli() -> None:
     A new job: check it, try it with run --dry-run and run --sandbox, send a few rows with run --limit 5,
     and the rest with retry. RUN is a run id, a run folder, or "latest".
 
-    README.md tells the rest: job file, ledgers, reasons, exit codes.
+    README.md and docs/ tell the rest: job file, ledgers, reasons, exit codes.
     """
 
 

@@ -62,7 +62,7 @@ class Unknown:
         return told
 
 
-def examine(state_dir: Path, runs_dirs: Sequence[Path], target: Target) -> Unknown:
+def examine(state_dir: Path, runs_dirs: Sequence[Path], target: Target, *, however_old: bool = False) -> Unknown:
     """
     What the run folders tell of more than the state folder knows.
 
@@ -72,6 +72,7 @@ def examine(state_dir: Path, runs_dirs: Sequence[Path], target: Target) -> Unkno
         state_dir: The state folder.
         runs_dirs: Where run folders are.
         target: Whose runs.
+        however_old: Count runs from before the state folder was made as well.
 
     Raises:
         StateRefused: The state folder cannot be read.
@@ -86,7 +87,7 @@ def examine(state_dir: Path, runs_dirs: Sequence[Path], target: Target) -> Unkno
         if mark is None or manifest is None:
             continue
         ours = same_target(manifest.target, target.text())
-        later = manifest.started_at >= mark.began_at
+        later = however_old or manifest.started_at >= mark.began_at
         if manifest.state_identity:
             here = manifest.state_identity == mark.identity
         else:
@@ -126,6 +127,8 @@ def rebuild(loaded: LoadedJob, runs_dirs: Sequence[Path] = (), *, without_missin
     """
     Take runs that the state folder does not know in from their journals; harmless to say again.
 
+    Of the job's target those from before the state folder was made as well: who asks for it wants them remembered.
+
     Args:
         loaded: A job; its state folder, its target, and its `runs_dir`.
         runs_dirs: Where run folders of other jobs with this state folder are.
@@ -137,7 +140,7 @@ def rebuild(loaded: LoadedJob, runs_dirs: Sequence[Path] = (), *, without_missin
     """
     state_dir, target = loaded.state_dir, loaded.job.issues()
     require_state(state_dir)
-    found = examine(state_dir, [loaded.runs_dir, *runs_dirs], target)
+    found = examine(state_dir, [loaded.runs_dir, *runs_dirs], target, however_old=True)
     here = {manifest.run_id for manifest in (*found.forgotten, *found.others)}
     # The job's own target last: where it is refused, all others are taken in.
     everything = (*found.others, *found.forgotten, *found.elsewhere)

@@ -1,7 +1,7 @@
 """
 The verdict: what one attempt means for each of its rows, and whether it may be sent again.
 
-The whole rule stands here, once, in the order it is applied; the README's table is its twin. Pure. It must
+The whole rule stands here, once, in the order it is applied; the table in docs/verdict.md is its twin. Pure. It must
 never call an attempt void, or a row failed, without proof that nothing was issued: where there is
 doubt the word is `unknown`.
 """
