@@ -142,11 +142,12 @@ def stale() -> list[str]:
     """What is not as this script would write it, by name."""
     names = []
     for path, text in filled().items():
-        is_now = {part["name"]: part["text"] for part in _PART.finditer(path.read_text(encoding="utf-8"))}
-        should_be = {part["name"]: part["text"] for part in _PART.finditer(text)}
-        names += [
-            f"{path.relative_to(ROOT)}, generated part: {name}" for name in is_now if is_now[name] != should_be[name]
-        ]
+        now, then = (
+            {part["name"]: part["text"] for part in _PART.finditer(one)}
+            for one in (path.read_text(encoding="utf-8"), text)
+        )
+        page = path.relative_to(ROOT)
+        names += [f"{page}, generated part: {name}" for name in now if now[name] != then[name]]
     if not SCHEMA.exists() or SCHEMA.read_text(encoding="utf-8") != schema_text():
         names.append(str(SCHEMA.relative_to(ROOT)))
     return names

@@ -201,14 +201,20 @@ def test_the_readme_is_one_page():
     assert pages <= set(re.findall(r"\]\(([^)#]*)\)", README))
 
 
-def test_python_on_the_pages(tmp_path, service, write_input, write_job, monkeypatch, capsys):
-    """The program that docs/from-python.md begins with runs as it stands."""
-    code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "from-python.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert code
+@pytest.fixture
+def scene_of_python(tmp_path, service, write_input, write_job):
     (tmp_path / "jobs").mkdir()
     write_input(["mobile"], [("919986000586",)], "inbox/today.csv")
     write_job(service.base_url, name="jobs/earn.toml")
-    monkeypatch.chdir(tmp_path)
+    return tmp_path, service
+
+
+def test_python_on_the_pages(scene_of_python, monkeypatch, capsys):
+    """The program that docs/from-python.md begins with runs as it stands."""
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "from-python.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert code
+    folder, service = scene_of_python
+    monkeypatch.chdir(folder)
     for name, value in ENVIRON.items():
         monkeypatch.setenv(name, value)
     exec(compile(code[1], "from-python.md", "exec"), {})
@@ -216,9 +222,10 @@ def test_python_on_the_pages(tmp_path, service, write_input, write_job, monkeypa
     assert len(service.issued()) == 1
 
 
-@pytest.mark.parametrize(
-    "page", [*PAGES, ROOT / "CHANGELOG.md", ROOT / "jobs" / "crontab.example"], ids=lambda path: path.name
-)
+WRITTEN = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "jobs" / "crontab.example"]
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda path: path.name)
 def test_pages_use_our_words(page):
     """No page for users has a word that DESIGN §3 rules out."""
     assert FORBIDDEN.findall(page.read_text(encoding="utf-8")) == []

@@ -11,7 +11,7 @@ from bulkissue.outcomes import REASONS, STRENGTH, Outcome
 from bulkissue.plan import same_number
 from bulkissue.plan.repeats import Distinct
 from bulkissue.plan.rows import OUTCOME, apply, settle
-from bulkissue.plan.same_customer import SHARED, all_known, ends, of_sent, related
+from bulkissue.plan.same_customer import SHARED, all_known, ends, of_sent, related, with_several
 from bulkissue.state.history import Digests, History
 
 #: What is said of rows: `row`, `reason`, `message`.
@@ -60,8 +60,7 @@ def _wanted(rows: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
 
 def ties(known: pl.DataFrame) -> pl.DataFrame:
     """What rows say of who is who: those of them that have several identifiers, each once."""
-    several = pl.sum_horizontal(pl.col(kind).is_not_null() for kind in STRENGTH) > 1
-    return known.lazy().filter(several).unique().collect()
+    return known.filter(with_several(known)).unique()
 
 
 def still_wanted(rows: pl.DataFrame, digests: Digests) -> pl.DataFrame:
@@ -119,7 +118,7 @@ def _held_by_ties(wanted: pl.DataFrame, tied: pl.DataFrame, history: History) ->
     if wanted.is_empty():
         return nothing, pl.Series([], dtype=pl.UInt32)
     mine = wanted.select(STRENGTH)
-    past = related(history, pl.concat([mine, tied]))
+    past = related(history, pl.concat([mine, tied]), several=not tied.is_empty())
     if past.is_empty():
         return nothing, pl.Series([], dtype=pl.UInt32)
     ended = ends(pl.concat([mine, all_known(past.lazy()).collect(), tied]))

@@ -16,7 +16,7 @@ from bulkissue.outcomes import REASONS, STRENGTH, Outcome
 from bulkissue.plan import same_number
 from bulkissue.plan.identification import beside, known_by, reject_ambiguous, sent_by
 from bulkissue.plan.rows import OUTCOME, SLICE, TYPE, apply, row_names, settle
-from bulkissue.plan.same_customer import SHARED, all_known, among, ends, of_sent, related, repeated
+from bulkissue.plan.same_customer import SHARED, all_known, among, ends, of_sent, related, repeated, with_several
 from bulkissue.service.routes import ROUTES, routes_of
 from bulkissue.state.history import History
 
@@ -63,7 +63,7 @@ def distinct(input_path: Path, intake: Intake, job: Job, history: History) -> Di
     if remembers:
         history = same_number.alike(history, known["mobile"], job.identifiers.country_code)
         digests = history.digests.of_known(known, history.kinds())
-        past = related(history, digests)
+        past = related(history, digests, several=with_several(known).any())
         if alone and past.is_empty():
             return Distinct(_settle_repeats(rows, input_path), digests, history)
     before = all_known(past.lazy()).collect()

@@ -58,6 +58,11 @@ def ends(known: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(columns)
 
 
+def with_several(known: pl.DataFrame) -> pl.Series:
+    """Which rows have several identifiers; `known` as `repeated` takes it. Boolean."""
+    return known.select(pl.sum_horizontal(pl.col(kind).is_not_null() for kind in STRENGTH) > 1).to_series()
+
+
 def repeated(known: pl.DataFrame) -> pl.Series:
     """
     Which rows have an identifier that another row has too.
@@ -121,20 +126,21 @@ def of_sent(kinds: pl.Series, values: pl.DataFrame) -> pl.Series:
     return together.select(pl.coalesce(*chosen).alias("customer"))["customer"]
 
 
-def related(history: History, known: pl.DataFrame) -> pl.DataFrame:
+def related(history: History, known: pl.DataFrame, *, several: bool) -> pl.DataFrame:
     """
     The lines of history that say anything about these customers, over as many ties as there are types.
 
     Args:
         history: What is remembered.
-        known: Identifiers, a column for each of `STRENGTH` (`DIGEST`).
+        known: Identifiers, a column for each of `STRENGTH` (`DIGEST`); those of types that history does not know may
+            be left out.
+        several: Whether any of these customers is known by several identifiers, of whatever types.
 
     Returns:
         Those lines with all their columns; none where neither side has a row with several identifiers.
     """
     tied = history.lines.filter(pl.any_horizontal(pl.col(name).is_not_null() for name in KNOWN_BY.values()))
-    several = known.select(pl.sum_horizontal(pl.col(kind).is_not_null() for kind in STRENGTH) > 1).to_series()
-    if not several.any() and tied.head(1).collect(engine="streaming").is_empty():
+    if not several and tied.head(1).collect(engine="streaming").is_empty():
         return history.lines.head(0).collect()
     lines = history.lines.with_row_index("_bi_line")
     keys = lines.select("_bi_line", *_keys())
