@@ -18,7 +18,7 @@ def configure(*, quiet: bool) -> None:
     Args:
         quiet: Only warnings and worse.
     """
-    for name in ("httpx", "aiohttp", "asyncio"):
+    for name in ("httpx", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
     terminal = sys.stderr.isatty()
     renderer: structlog.types.Processor = (

@@ -148,7 +148,7 @@ class Lane:
                 response = await self._transport.handle_async_request(prepared.request)
                 content = await _whole(response)
         except BaseException as trouble:
-            # aiohttp has let go of the connection already; that it is never used again does not rest on it.
+            # The transport has let go of the connection already; that it is never used again does not rest on it.
             await self.close()
             if not isinstance(trouble, Exception):
                 raise
@@ -191,7 +191,7 @@ class Lane:
 
 async def _whole(response: httpx.Response) -> bytes:
     """The decompressed body. A longer one than any honest answer is treated like one that is no HTTP."""
-    # Not `aiter_bytes`, which costs more than aiohttp's parsing and unpacks a part without a limit.
+    # Not `aiter_bytes`, which costs more than the parsing and unpacks a part without a limit.
     stream = cast("httpx.AsyncByteStream", response.stream)
     parts = []
     size = 0
@@ -253,13 +253,14 @@ def _instant(text: str) -> float | None:
 
 
 def _transport(base: httpx.URL, *, connect_timeout: float, trust_env: bool) -> httpx.AsyncBaseTransport:
-    from bulkissue.http.transport import Transport  # aiohttp takes 0.1 s to import: not before a lane is made
+    from bulkissue.http.transport import Transport
 
     return Transport(
         _tls(trust_env),
         connect_timeout=connect_timeout,
         idle_seconds=IDLE_SECONDS,
         proxy=_proxy(base) if trust_env else None,
+        longest_body=LONGEST_BODY,
     )
 
 

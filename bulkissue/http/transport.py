@@ -1,43 +1,39 @@
 """
-httpx's transport interface on aiohttp, at a sixth of what httpcore costs or less: one request out, its answer in.
+httpx's transport interface on asyncio and llhttp (httptools): one request out, its whole answer in.
 
 It must never write a request twice, nor raise `ConnectError` or `ConnectTimeout` once a byte may have been written.
 
-Neither rests on the types of aiohttp's exceptions. Of aiohttp its connector is used (addresses, proxies, TLS) and its
-protocol (the answer, by llhttp), but not its session, request and response: we ask for a connection first, and what
-goes wrong until there is one is not sent, whatever it is; then we write once, and what goes wrong from there on may
-have been sent. A session asks and writes by itself, sends a `GET` again after a lost connection, and does much for
-each request that is not wanted here.
+That needs what HTTP libraries hide: where connecting ends and writing begins, what arrives while nobody waits for it,
+and an end that does not first write out what it still holds. asyncio says all three, so a connection is its protocol:
+we connect, and what goes wrong until then is not sent, whatever it is; then we write once, and what goes wrong from
+there on may have been sent.
 
-What else was read in aiohttp 3.14.5, and is held by `tests/test_wire.py`:
+What `tests/test_wire.py` holds besides:
 
-- What comes on an idle connection is parsed and kept, and would be the answer to the next request (aiohttp's issue
-  13656): nothing is read while a connection rests, and `_Connection.is_good` looks at what waits.
-- A connection that is closed first writes out what it still holds. A request that was given up is to end: `abort`.
-- A body that ends with the connection is whole for aiohttp also where the connection was reset: `_Content` asks.
-- A broken chunk behind the first part of a body is not told to its reader, who waits until its time is up.
-- The parser forgives bare line feeds, folded headers and a blank before a colon. Two lengths, or a length beside
-  chunks, are no HTTP to it, nor is an answer with garbage right behind it.
+- What comes on an idle connection is nobody's answer: the connection is given up, also where it has come and was not
+  read yet. So are one that the server announces to close, and one whose last request is not wholly written.
+- A connection that was given up is aborted: closing would write out a request of which nobody hears any more.
+- A body that ends with the connection is whole, unless the connection was reset.
+- The parser forgives what old servers do to headers. Two lengths, or a length beside chunks, are no HTTP to it.
 """
 
 import asyncio
+import base64
+import re
 import select
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from typing import cast
 
-import aiohttp
 import httpx
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.connector import Connection
-from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.http_parser import RawResponseMessage
-from aiohttp.streams import StreamReader
-from yarl import URL
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-#: Bytes. aiohttp's own 8 KB are less than some gateways send.
-_LONGEST_HEADER = 1 << 16
+#: Bytes. Some gateways send long headers; no honest answer is longer than the body.
+_LONGEST_HEAD = 1 << 16
+_TIMEOUT = re.compile(rb"timeout=([0-9]{1,6})")
+#: Seconds until the next address of a host is tried besides.
+_NEXT_ADDRESS = 0.25
 
 
 class Transport(httpx.AsyncBaseTransport):
@@ -46,28 +42,35 @@ class Transport(httpx.AsyncBaseTransport):
 
     A request has its body in memory. Its headers are sent as they are, and a Content-Length. Its extension `connected`
     is called when there is a connection and the first byte is about to be written. No limit is set to the answer's
-    time or size: whoever reads it does. After `aclose` it may be used again.
+    time: whoever waits does. After `aclose` it may be used again.
 
     Args:
         context: For TLS, to the proxy too.
         connect_timeout: Seconds for address, TCP, proxy and TLS together.
-        idle_seconds: A connection that was idle for longer is not used again.
+        idle_seconds: A connection that was idle for longer is not used again; less, where the server says less.
         proxy: Its URL, perhaps with a name and a password.
+        longest_body: Bytes; an answer with more is none.
     """
 
     def __init__(
-        self, context: ssl.SSLContext, *, connect_timeout: float, idle_seconds: float, proxy: str | None
+        self,
+        context: ssl.SSLContext,
+        *,
+        connect_timeout: float,
+        idle_seconds: float,
+        proxy: str | None,
+        longest_body: int,
     ) -> None:
         self._context = context
-        self._timeout = aiohttp.ClientTimeout(connect=connect_timeout)
+        self._connect_timeout = connect_timeout
         self._idle_seconds = idle_seconds
-        self._proxy = URL(proxy) if proxy else None
-        self._connector: aiohttp.TCPConnector | None = None
+        self._proxy = httpx.URL(proxy) if proxy else None
+        self._longest_body = longest_body
         self._connection: _Connection | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """
-        Send once, and give the answer as soon as its headers are here; its body is read from the stream.
+        Send once, and give the answer when it is whole.
 
         Raises:
             httpx.ConnectError, httpx.ConnectTimeout: Before the first byte, and only then.
@@ -75,31 +78,70 @@ class Transport(httpx.AsyncBaseTransport):
         """
         connection = self._connection
         if connection is None or not connection.is_good(self._idle_seconds):
-            connection = await self._connect(request.url)
+            self._let_go()
+            connection = self._connection = await self._connect(request.url)
         request.extensions.get("connected", lambda: None)()
-        return await connection.exchange(request)
+        try:
+            return await connection.exchange(self._as_bytes(request))
+        except BaseException:
+            self._let_go()
+            raise
 
     async def _connect(self, url: httpx.URL) -> "_Connection":
+        connection = _Connection(self._longest_body)
         try:
-            self._let_go()
-            if self._connector is None:  # it belongs to an event loop, and there is none yet where a lane is made
-                self._connector = aiohttp.TCPConnector(
-                    ssl=self._context,
-                    use_dns_cache=False,  # a connection is rare, and a changed address is seen at the next one
-                    resolver=aiohttp.ThreadedResolver(),  # the system's, even where aiodns happens to be installed
-                )
-            asked = aiohttp.ClientRequest(
-                "GET",
-                URL(f"{url.scheme}://{url.netloc.decode()}/", encoded=True),
-                proxy=self._proxy,
-                loop=asyncio.get_running_loop(),
-            )
-            self._connection = _Connection(await self._connector.connect(asked, [], self._timeout), asked)
-        except TimeoutError:
-            raise httpx.ConnectTimeout("no connection in time") from None
-        except Exception:  # noqa: BLE001 - whatever it is, it came before the first byte
-            raise httpx.ConnectError("no connection") from None
-        return self._connection
+            async with asyncio.timeout(self._connect_timeout):
+                await self._open(connection, url)
+        except BaseException as trouble:
+            connection.abort()
+            if isinstance(trouble, TimeoutError):
+                raise httpx.ConnectTimeout("no connection in time") from None
+            if isinstance(trouble, Exception):  # whatever it is, it came before the first byte
+                raise httpx.ConnectError("no connection") from None
+            raise
+        return connection
+
+    async def _open(self, connection: "_Connection", url: httpx.URL) -> None:
+        """Lead a connection to the server, directly, to a proxy that takes whole URLs, or through its tunnel."""
+        loop = asyncio.get_running_loop()
+        first = self._proxy or url
+        await loop.create_connection(
+            lambda: connection,
+            first.host,
+            first.port or (443 if first.scheme == "https" else 80),
+            ssl=self._context if first.scheme == "https" else None,
+            server_hostname=first.host if first.scheme == "https" else None,
+            happy_eyeballs_delay=_NEXT_ADDRESS,
+        )
+        if self._proxy is None or url.scheme != "https":
+            return
+        server = b"%b:%d" % (_bracketed(url.raw_host), url.port or 443)
+        head = [b"CONNECT %b HTTP/1.1" % server, b"Host: %b" % server, *self._password()]
+        if (await connection.tunnel(b"\r\n".join([*head, b"", b""]))) // 100 != 2:
+            raise ConnectionRefusedError
+        connection.led_through(
+            await loop.start_tls(connection.transport(), connection, self._context, server_hostname=url.host)
+        )
+
+    def _as_bytes(self, request: httpx.Request) -> bytes:
+        url = request.url
+        # Not `request.read`, which spends 10 µs on finding out that this can be iterated.
+        body = b"".join(cast("Iterable[bytes]", request.stream))
+        by_proxy = self._proxy is not None and url.scheme == "http"
+        target = b"%b://%b%b" % (url.raw_scheme, url.netloc, url.raw_path) if by_proxy else url.raw_path
+        head = [b"%b %b HTTP/1.1" % (request.method.encode(), target)]
+        head += [b"%b: %b" % header for header in request.headers.raw]
+        # A proxy that does not tunnel is given its password with each request.
+        head += self._password() if by_proxy else []
+        if body or request.method == "POST":
+            head.append(b"Content-Length: %d" % len(body))
+        return b"\r\n".join([*head, b"", body])
+
+    def _password(self) -> list[bytes]:
+        if self._proxy is None or not self._proxy.userinfo:
+            return []
+        named = f"{self._proxy.username}:{self._proxy.password}".encode()
+        return [b"Proxy-Authorization: Basic " + base64.b64encode(named)]
 
     def _let_go(self) -> None:
         connection, self._connection = self._connection, None
@@ -109,148 +151,231 @@ class Transport(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Close the connection."""
         self._let_go()
-        connector, self._connector = self._connector, None
-        if connector:
-            await connector.close()
 
 
-class _Connection:
+class _Connection(asyncio.Protocol):
     """
-    A connection, taken from aiohttp for good: its pool never sees it again.
+    A connection to one server, as asyncio tells of it, and the answer that is being read on it.
 
     Args:
-        held: As aiohttp has it.
-        asked: What it was asked for with.
-
-    Raises:
-        ConnectionError: It is down already.
+        longest_body: Bytes.
     """
 
-    def __init__(self, held: Connection, asked: aiohttp.ClientRequest) -> None:
-        if held.protocol is None or held.transport is None:
-            held.close()
-            raise ConnectionError
-        self._held = held
-        self.protocol: ResponseHandler = held.protocol
-        self._transport: asyncio.Transport = held.transport
-        self._tls: ssl.SSLObject | None = held.transport.get_extra_info("ssl_object")
-        self._readiness = select.poll()
-        self._readiness.register(held.transport.get_extra_info("socket").fileno(), select.POLLIN | select.POLLOUT)
+    def __init__(self, longest_body: int) -> None:
+        self._longest_body = longest_body
+        self._transport: asyncio.Transport | None = None
+        self._answer: _Answer | None = None
+        self._waiting: asyncio.Future[None] | None = None
         self._idle_since: float | None = None
-        # A proxy that does not tunnel is given the whole URL, and its password with each request.
-        self._by_proxy = asked.proxy is not None and not asked.is_ssl()
-        password = asked.headers.get("Proxy-Authorization") if self._by_proxy else None
-        self._password = [(b"Proxy-Authorization", password.encode())] if password else []
+        self._idle_at_most = float("inf")
+        self._lost = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """There is a connection; said by asyncio, as the following three."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the answer that is waited for; else nobody asked for them."""
+        if self._answer is None or self._waiting is None or self._waiting.done():
+            self._lost = True
+            return
+        try:
+            self._answer.feed(data)
+        except (HttpParserError, httpx.RemoteProtocolError):
+            self._fail(httpx.RemoteProtocolError("no HTTP answer"))
+            return
+        if self._answer.is_whole:
+            self._waiting.set_result(None)
+
+    def eof_received(self) -> None:
+        """The server writes no more."""
+        self._lost = True
+        if self._answer is not None and self._answer.ends_with_the_connection:
+            self._answer.is_whole = True
+            if self._waiting is not None and not self._waiting.done():
+                self._waiting.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is down."""
+        self._lost, self._transport = True, None  # asyncio's cannot be aborted any more
+        broke = isinstance(exc, OSError) and not isinstance(exc, ssl.SSLError)
+        self._fail(
+            httpx.ReadError("the connection broke") if broke else httpx.RemoteProtocolError("no whole HTTP answer")
+        )
+
+    def _fail(self, trouble: httpx.TransportError) -> None:
+        self._lost = True
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_exception(trouble)
+
+    def transport(self) -> asyncio.Transport:
+        """
+        Asyncio's own.
+
+        Raises:
+            ConnectionError: There is none.
+        """
+        if self._transport is None:
+            raise ConnectionError
+        return self._transport
+
+    async def exchange(self, request: bytes) -> httpx.Response:
+        """Write a request, once, and wait for its whole answer; where that fails the connection is of no more use."""
+        answer = await self._ask(request, _Answer(self._longest_body))
+        # On a connection that is broken, or is to be closed, nothing comes after this answer.
+        self._lost |= not answer.keeps_alive
+        self._idle_since, self._idle_at_most = time.monotonic(), answer.idle_at_most
+        return httpx.Response(answer.status, headers=answer.headers, stream=httpx.ByteStream(b"".join(answer.parts)))
+
+    async def tunnel(self, request: bytes) -> int:
+        """Ask a proxy for a tunnel; the status of its answer. What comes after its headers is the server's."""
+        return (await self._ask(request, _Answer(self._longest_body, only_head=True))).status
+
+    def led_through(self, transport: asyncio.Transport | None) -> None:
+        """
+        From now on speak through a tunnel's TLS.
+
+        Raises:
+            ConnectionError: It is down already.
+        """
+        if transport is None or self._lost:
+            raise ConnectionError
+        self._transport = transport
+
+    async def _ask(self, request: bytes, answer: "_Answer") -> "_Answer":
+        if self._lost:
+            raise httpx.ReadError("the connection broke")
+        self._idle_since, self._answer = None, answer
+        self._waiting = asyncio.get_running_loop().create_future()
+        try:
+            self.transport().write(request)
+            await self._waiting
+        finally:
+            self._answer = self._waiting = None
+        return answer
 
     def is_good(self, idle_seconds: float) -> bool:
         """
         Whether it is open and rested for at most so long, nothing has come since the last answer, and all of the
         last request is out, as far as asyncio tells: over TLS it leaves out what is encrypted and waits for TCP.
-
-        What has come would be taken for the answer to the next request: aiohttp parses and keeps what arrives on an
-        idle connection (its issue 13656). So nothing is read while it rests, and here is a look at what waits.
         """
-        if self._idle_since is None or time.monotonic() - self._idle_since > idle_seconds:
+        if self._lost or self._idle_since is None or self._transport is None or self._transport.is_closing():
             return False
-        if self.protocol.should_close or not self.protocol.is_connected() or self._transport.get_write_buffer_size():
+        if time.monotonic() - self._idle_since > min(idle_seconds, self._idle_at_most):
             return False
-        if [event for _, event in self._readiness.poll(0)] != [select.POLLOUT]:
+        if self._transport.get_write_buffer_size():
             return False
-        if self._tls is None:
-            return True
-        try:
-            self._tls.read(1)
-        except ssl.SSLWantReadError:
-            return True
-        except ssl.SSLError:
-            pass
-        return False
-
-    async def exchange(self, request: httpx.Request) -> httpx.Response:
-        """Write the request, once, and wait for the answer's headers; where that fails the connection is down."""
-        self._idle_since = None
-        try:
-            self._transport.resume_reading()
-            self.protocol.set_response_params(
-                read_until_eof=True,
-                auto_decompress=False,
-                max_line_size=_LONGEST_HEADER,
-                max_field_size=_LONGEST_HEADER,
-            )
-            self._transport.write(self._as_bytes(request))
-            message, content = await self._answer()
-        except (aiohttp.ClientError, HttpProcessingError, OSError) as trouble:
-            lost = self.lost(trouble)
-            self.abort()
-            raise lost from None
-        except BaseException:
-            self.abort()
-            raise
-        return httpx.Response(message.code, headers=message.raw_headers, stream=_Content(self, message, content))
-
-    async def _answer(self) -> tuple[RawResponseMessage, StreamReader]:
-        while True:
-            message, content = await self.protocol.read()
-            if message.code == 101:
-                raise httpx.RemoteProtocolError("the server switches to a protocol nobody asked for")
-            if message.code >= 200:
-                return message, content
-
-    def _as_bytes(self, request: httpx.Request) -> bytes:
-        url = request.url
-        # Not `request.read`, which spends 10 µs on finding out that this can be iterated.
-        body = b"".join(cast("Iterable[bytes]", request.stream))
-        target = b"%b://%b%b" % (url.raw_scheme, url.netloc, url.raw_path) if self._by_proxy else url.raw_path
-        head = [b"%b %b HTTP/1.1" % (request.method.encode(), target)]
-        head += [b"%b: %b" % header for header in (*request.headers.raw, *self._password)]
-        if body or request.method == "POST":
-            head.append(b"Content-Length: %d" % len(body))
-        return b"\r\n".join([*head, b"", body])
-
-    def rest(self) -> None:
-        """Its answer was read to the end, and it may be used again. What comes until then is not read."""
-        self._idle_since = time.monotonic()
-        if self.protocol.is_connected():
-            self._transport.pause_reading()
-
-    @property
-    def is_resting(self) -> bool:
-        """Whether nobody waits for an answer on it."""
-        return self._idle_since is not None
+        # What has come and was not read yet: asyncio hands it out when it is its turn.
+        readiness = select.poll()
+        readiness.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN | select.POLLOUT)
+        return [event for _, event in readiness.poll(0)] == [select.POLLOUT]
 
     def abort(self) -> None:
         """End it at once. A mere closing would first write out what it holds of a request given up."""
-        self.protocol.abort()  # asyncio's transport itself cannot be aborted once it is lost
-        self._held.close()
-
-    def lost(self, trouble: Exception) -> httpx.TransportError:
-        """In httpx's words. All of them mean that the request may have been sent."""
-        if isinstance(trouble, OSError) or isinstance(self.protocol.exception(), OSError):
-            return httpx.ReadError("the connection broke")
-        return httpx.RemoteProtocolError("no whole HTTP answer")
+        self._lost = True
+        if self._transport is not None:
+            self._transport.abort()
 
 
-class _Content(httpx.AsyncByteStream):
-    """An answer's body as it comes, not decompressed. Its connection is used again if it is read to the end."""
+class _Answer:
+    """
+    An answer as it is parsed; the methods whose names begin with `on_` are called by the parser.
 
-    def __init__(self, connection: _Connection, message: RawResponseMessage, content: StreamReader) -> None:
-        self._connection = connection
-        self._message = message
-        self._content = content
+    Attributes:
+        status: The HTTP status, once the headers are whole.
+        headers: As they came, and in their order.
+        parts: The body, not decompressed.
+        is_whole: Nothing more belongs to it.
+        keeps_alive: The connection may be used again.
+        idle_at_most: Seconds the server keeps it, less one, where it says so.
+    """
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        connection = self._connection
+    def __init__(self, longest_body: int, *, only_head: bool = False) -> None:
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.parts: list[bytes] = []
+        self.is_whole = False
+        self.keeps_alive = True
+        self.idle_at_most = float("inf")
+        self._only_head = only_head
+        self._has_head = False
+        self._room = longest_body
+        self._head_bytes = 0
+        self._parser = HttpResponseParser(self)
+        self._parser.set_dangerous_leniencies(
+            lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_optional_lf_after_cr=True
+        )
+
+    def feed(self, data: bytes) -> None:
+        """
+        More of it.
+
+        Raises:
+            HttpParserError, httpx.RemoteProtocolError: It is no HTTP, or longer than any honest answer.
+        """
+        if not self._has_head:
+            # Counted by what comes: what is kept of an endless header says nothing of it.
+            self._head_bytes += len(data)
         try:
-            while part := await self._content.readany():
-                yield part
-        except aiohttp.ClientError as trouble:
-            raise connection.lost(trouble) from None
-        tells_its_end = self._message.chunked or "Content-Length" in self._message.headers
-        if not tells_its_end and isinstance(connection.protocol.exception(), OSError):
-            # It ends with the connection, and aiohttp takes a reset for a proper end.
-            raise httpx.ReadError("the connection broke")
-        connection.rest()
+            self._parser.feed_data(data)
+        except HttpParserUpgrade as switched:
+            if not self._only_head:
+                raise httpx.RemoteProtocolError("the server switches to a protocol nobody asked for") from None
+            if switched.args[0] < len(data):
+                raise httpx.RemoteProtocolError("the tunnel speaks before it is spoken to") from None
+        if not self._has_head and self._head_bytes > _LONGEST_HEAD:
+            raise httpx.RemoteProtocolError("the headers are too long")
 
-    async def aclose(self) -> None:
-        if not self._connection.is_resting:
-            self._connection.abort()
+    @property
+    def ends_with_the_connection(self) -> bool:
+        """Whether its body has no other end."""
+        return self._has_head and not self.is_whole and not self._tells_its_end()
+
+    def _tells_its_end(self) -> bool:
+        names = {name.lower(): value.lower() for name, value in self.headers}
+        chunked = names.get(b"transfer-encoding", b"").rpartition(b",")[2].strip() == b"chunked"
+        return b"content-length" in names or chunked
+
+    def on_message_begin(self) -> None:
+        """A message begins: the first one, one after an interim answer, or one too many."""
+        if self.is_whole:
+            self.keeps_alive = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header."""
+        if not self.is_whole:
+            self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """The headers are whole; those of an interim answer are forgotten."""
+        if self.is_whole:
+            return
+        self.status = self._parser.get_status_code()
+        if self.status < 200:
+            if self.status == 101:
+                raise httpx.RemoteProtocolError("the server switches to a protocol nobody asked for")
+            self.headers, self._head_bytes = [], 0
+            return
+        self._has_head = True
+        self.is_whole = self._only_head
+        for name, value in self.headers:
+            if name.lower() == b"keep-alive" and (found := _TIMEOUT.search(value)):
+                self.idle_at_most = int(found[1]) - 1.0
+
+    def on_body(self, part: bytes) -> None:
+        """Some of the body."""
+        self._room -= len(part)
+        if self._room < 0:
+            raise httpx.RemoteProtocolError("the answer is too long")
+        if not self.is_whole:
+            self.parts.append(part)
+
+    def on_message_complete(self) -> None:
+        """The end of an interim answer, or of the answer."""
+        if self._has_head and not self.is_whole:
+            self.is_whole = True
+            self.keeps_alive = self._parser.should_keep_alive()
+
+
+def _bracketed(host: bytes) -> bytes:
+    return b"[%b]" % host if b":" in host else host

@@ -146,7 +146,7 @@ def versions() -> dict[str, str]:
     from importlib.metadata import version
 
     return {"bulkissue": bulkissue.__version__, "python": platform.python_version()} | {
-        name: version(name) for name in ("polars", "httpx", "aiohttp", "msgspec")
+        name: version(name) for name in ("polars", "httpx", "httptools", "msgspec")
     }
 
 
