@@ -447,3 +447,26 @@ def test_a_promotion_identifier_that_looks_like_a_number(ours, stated):
     to_issue = PromotionOrSeries("earn", program_id="1", promo_identifier=ours)
     found = judge(reply(200, {"response": [item]}), batch("bulk", "7"), ROUTES["bulk"], to_issue)
     assert only(found) == (Outcome.UNKNOWN, "answer.foreign")
+
+
+@pytest.mark.parametrize("status", [413, 431])
+@pytest.mark.parametrize("body", [b"<html>Request Entity Too Large</html>", b"", b"{}"])
+def test_too_large_for_a_gateway(status, body):
+    """A request with several customers is cut smaller; with one it is refused."""
+    found = verdict("bulk", reply(status, body), "7", "8")
+    assert (found.void, found.split, found.counts, found.reason) == (True, True, False, f"http.{status}")
+    assert only(verdict("bulk", reply(status, b""), "7")) == (Outcome.FAILED, f"http.{status}")
+
+
+@pytest.mark.parametrize("nothing", [0, "0", "00", -7, "-7", "", "  ", "null", "None", False, 0.0])
+def test_ids_that_prove_nothing(nothing):
+    """An id of 0, a negative one, a blank and a word for nothing are no proof, on no endpoint."""
+    result = {"entityId": 7, "earnedId": nothing, "promotionId": 5, "programId": 1}
+    bulk = {"response": [{"result": result, "errors": [], "warnings": []}], "totalCount": 1, "failureCount": 0}
+    assert only(verdict("bulk", reply(200, bulk), "7"))[0] is Outcome.UNKNOWN
+    single = {"sideEffects": [{"earnedId": nothing}], "errors": [], "warnings": []}
+    assert only(verdict("single", reply(200, single), "7"))[0] is Outcome.UNKNOWN
+    cart = {"data": {"7": {"id": nothing, "customerId": 7}}, "errors": []}
+    assert only(verdict("cart", reply(200, cart), "7"))[0] is Outcome.UNKNOWN
+    coupon = {"code": nothing, "seriesId": 9, "customer": {"id": 7}}
+    assert only(verdict("coupon", reply(200, coupon), "7"))[0] is Outcome.UNKNOWN

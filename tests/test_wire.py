@@ -456,6 +456,7 @@ CHUNKED = b"%x\r\n%b\r\n0\r\n\r\n" % (len(PACKED), PACKED)
 REPLIES: dict[str, tuple[Behaviour, Reply]] = {
     "JSON": (says(answer(b'{"a":1}')), Reply(200, b'{"a":1}')),
     "HTML at 200": (says(answer(b"<html>maintenance</html>")), Reply(200, b"<html>maintenance</html>")),
+    "a byte-order mark": (says(answer(b'\xef\xbb\xbf{"a":1}')), Reply(200, b'{"a":1}')),
     "XML at 401": (says(answer(b"<response/>", status="401 Unauthorized")), Reply(401, b"<response/>")),
     "a redirect, not followed": (says(answer(b"", "Location: /elsewhere", status="307 Away")), Reply(307, b"")),
     "nothing at 204": (says(head(status="204 No Content")), Reply(204, b"")),

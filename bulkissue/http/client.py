@@ -39,6 +39,8 @@ IDLE_SECONDS = 2.0
 LONGEST_BODY = 32 << 20
 _REQUEST_ID = frozenset({b"x-cap-requestid", b"x-cap-request-id"})
 _LONGEST_REQUEST_ID = 128
+#: Some gateways put it before JSON, which has none.
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 #: Raised before the first byte of the request, and only then.
 _NOT_SENT: dict[type[BaseException], str] = {
@@ -157,7 +159,7 @@ class Lane:
             return MaybeSent(_MAYBE_SENT.get(type(trouble), "net.unexpected"))
         return Reply(
             response.status_code,
-            content,
+            content.removeprefix(_BYTE_ORDER_MARK),
             _request_id(response.headers),
             _retry_after(response.headers) if response.status_code >= 400 else None,
         )

@@ -21,6 +21,7 @@ _EXPIRED = "498"
 _BUSY_CUSTOMER = "521"
 _AUTHORIZATION_UNAVAILABLE = "4001"
 _LONGEST_WISH_SECONDS = 60.0
+_TOO_LARGE_STATUSES = frozenset({413, 431})
 #: Codes that speak of one customer: said once for several, they leave open what became of the others.
 _ABOUT_ONE_CUSTOMER = frozenset(
     {"521", "701", "708", "709", "715", "721", "8013", "8015", "8045", "8065", "8069", "8890"}
@@ -118,6 +119,9 @@ def _void(reply: Reply, reading: Reading, batch: Batch) -> Verdict | None:
         # Refused by the service ("multiple actions are running") or by its edge ("origin is down"):
         # not applied under either meaning. With several customers that is not known.
         return replace(void, reason=f"api.{_BUSY_CUSTOMER}", again=True, wait=_bearable(reply.retry_after))
+    if reply.status in _TOO_LARGE_STATUSES and not alone and not any(statement for statement in reading.statements):
+        # By a gateway before the service, or by the service: it was not read, and a smaller one may be.
+        return replace(void, reason=f"http.{reply.status}", counts=False, split=True)
     if TOO_LARGE in codes and not alone and not _in_doubt(reply.status):
         return replace(void, reason=f"api.{TOO_LARGE}", counts=False, split=True)
     return None

@@ -14,6 +14,7 @@ import msgspec
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _MESSAGE_LENGTH = 300
+_NO_PROOF = re.compile(r"[-+]?[0.]+|-[0-9.]+|null|none|undefined|nan", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +140,12 @@ def as_text(value: object) -> str:
         return ""
     text = str(value).strip()
     return "" if text == "0" else text
+
+
+def as_proof(value: object) -> str:
+    """An id or code that may prove an issue, as text; one that is zero, negative, or a word for nothing proves none."""
+    text = as_text(value)
+    return "" if _NO_PROOF.fullmatch(text) else text
 
 
 def clipped(value: object) -> str:

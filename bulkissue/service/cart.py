@@ -21,6 +21,7 @@ from bulkissue.service.answer import (
     PromotionOrSeries,
     Reading,
     Statement,
+    as_proof,
     as_text,
     complaints,
     differs,
@@ -101,7 +102,7 @@ def _statement(raw: msgspec.Raw | None, identifier: str, to_issue: PromotionOrSe
     except UNREADABLE:
         return None
     return Statement(
-        proof=as_text(issued.id),
+        proof=as_proof(issued.id),
         foreign=differs(issued.promotionId, to_issue.promotion_id) or differs(issued.customerId, identifier),
         errors=complaints(issued.error) + complaints(issued.errors) + complaints(issued.errorDetails),
         customer_id=as_text(issued.customerId) or identifier,

@@ -16,6 +16,7 @@ from bulkissue.service.answer import (
     PromotionOrSeries,
     Reading,
     Statement,
+    as_proof,
     as_text,
     complaints,
     differs,
@@ -80,7 +81,7 @@ def read(reply: Reply, batch: Batch, to_issue: PromotionOrSeries) -> Reading:
         return _without_series(answer, batch, reply)
     customer = answer.customer if isinstance(answer.customer, dict) else {}
     statement = Statement(
-        proof=as_text(answer.code) if coupon else "",
+        proof=as_proof(answer.code) if coupon else "",
         foreign=differs(answer.seriesId, to_issue.series_id),
         errors=errors,
         warnings=complaints(answer.warnings),
@@ -95,7 +96,7 @@ def _without_series(answer: _Answer, batch: Batch, reply: Reply) -> Reading:
     reading = unreadable(len(batch.rows), reply.body)
     nothing_beside = answer.message is None and answer.status is None
     if isinstance(answer.code, str) and answer.code and nothing_beside:
-        return Reading([Statement(proof=as_text(answer.code), warnings=complaints(answer.warnings))])
+        return Reading([Statement(proof=as_proof(answer.code), warnings=complaints(answer.warnings))])
     return reading
 
 
