@@ -162,8 +162,8 @@ def print_preview(console: Console, found: Preview, job: Job) -> None:
     for sentence in drawn.fell_back():
         console.print(sentence, soft_wrap=True)
     if drawn.requests:
-        minutes = drawn.requests / limits.requests_per_minute
-        console.print(f"About {_duration(minutes * 60)} at {limits.requests_per_minute:,} requests per minute.")
+        minutes = drawn.requests / limits.pace
+        console.print(f"About {_duration(minutes * 60)} at {limits.pace:,.0f} requests per minute.")
     if found.settled:
         _print(
             console,
@@ -174,7 +174,7 @@ def print_preview(console: Console, found: Preview, job: Job) -> None:
             ],
         )
     if found.not_looked_up:
-        minutes = found.not_looked_up / limits.requests_per_minute
+        minutes = found.not_looked_up / limits.pace
         console.print(
             f"{found.not_looked_up:,} customers are not looked up yet, which takes about {_duration(minutes * 60)}; "
             "some may prove to be the same.",

@@ -22,6 +22,7 @@ from bulkissue.plan import plan
 from bulkissue.results import derivation, ledgers
 from bulkissue.settle import customers
 from bulkissue.state import register, run_folder
+from bulkissue.state.allowance import allowance_of
 from bulkissue.state.folder import read_mark
 from bulkissue.state.journal import Journal
 from bulkissue.state.run_folder import InputDigest, Manifest
@@ -77,6 +78,7 @@ def look_customers_up(
             memory,
             loaded.job.api,
             credentials,
+            allowance_of(loaded.state_dir, loaded.job.api.host, credentials.name),
             name=lambda row: plan.name_of(source, row),
             tell=watch.looking_up,
         )

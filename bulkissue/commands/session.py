@@ -32,6 +32,7 @@ from bulkissue.send.guards import Counters, Guards, Halt
 from bulkissue.send.reader import lane_of
 from bulkissue.service.routes import promotion_or_series
 from bulkissue.state import register, run_folder
+from bulkissue.state.allowance import allowance_of
 from bulkissue.state.entries import Event
 from bulkissue.state.journal import Journal
 from bulkissue.state.run_folder import Manifest, Stop
@@ -119,6 +120,7 @@ class Session:
             to_issue=promotion_or_series(settings, self.manifest.run_id),
             guards=Guards(settings.guards),
             limits=limits,
+            allowance=allowance_of(self.loaded.state_dir, api.host, credentials.name),
             watch=lambda counters: self.watch.sending(counters, rows),
         )
         signals.call(dispatch.interrupt)

@@ -284,6 +284,9 @@ class LimitsSection(Section):
     requests_per_minute: Annotated[int, Field(gt=0, le=1_000_000)] = Field(
         default=1000, description="The allowance; it is used evenly, and no sixty seconds hold more."
     )
+    max_requests_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1.0, description="The share of the allowance that is used; the rest is left to others."
+    )
     concurrency: Annotated[int, Field(ge=1, le=256)] = Field(default=8, description="Requests in flight.")
     batch_size: Annotated[int, Field(ge=1, le=100)] = Field(
         default=100, description="Rows of one request: what one lost answer can make unknown."
@@ -293,6 +296,11 @@ class LimitsSection(Section):
     max_attempts: Annotated[int, Field(ge=1, le=20)] = Field(
         default=5, description="Sendings of one batch, where each earlier one is proven not applied."
     )
+
+    @property
+    def pace(self) -> float:
+        """Requests per minute that this job may use."""
+        return self.requests_per_minute * self.max_requests_share
 
 
 class ApiSection(Section):
@@ -307,6 +315,11 @@ class ApiSection(Section):
     auth: AuthSection = AuthSection()
     attribution: AttributionSection = AttributionSection()
     limits: LimitsSection = LimitsSection()
+
+    @property
+    def host(self) -> str:
+        """Of the service, without its port; in small letters."""
+        return urlsplit(self.base_url).hostname or ""
 
 
 class GuardsSection(Section):
@@ -359,7 +372,7 @@ class Job(Section):
         """The target this job issues."""
         text = {key: "" if value is None else str(value) for key, value in self.target}
         return Target(
-            environment=self.api.environment or (urlsplit(self.api.base_url).hostname or ""),
+            environment=self.api.environment or self.api.host,
             effect=ACTIONS[self.job.action].effect,
             promotion_id=text["promotion_id"],
             promo_identifier=text["promo_identifier"],

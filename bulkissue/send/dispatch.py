@@ -27,6 +27,7 @@ from bulkissue.send.retry import attempts
 from bulkissue.send.verdict import Verdict, judge
 from bulkissue.service.answer import PromotionOrSeries
 from bulkissue.service.routes import ROUTES
+from bulkissue.state.allowance import Allowance
 from bulkissue.state.entries import Answer, Event, Intent
 from bulkissue.state.journal import Journal
 from bulkissue.state.journal_writer import JournalWriter
@@ -65,6 +66,7 @@ class Dispatch:
         to_issue: PromotionOrSeries,
         guards: Guards,
         limits: LimitsSection,
+        allowance: Allowance | None = None,
         watch: Callable[[Counters], None] = lambda _: None,
         probe_seconds: Sequence[float] = PROBE_SECONDS,
     ) -> None:
@@ -79,7 +81,7 @@ class Dispatch:
         self._writer = JournalWriter(journal)
         self._next_attempt = journal.next_attempt
         self._lanes = lanes
-        self._pace = Pace(limits.requests_per_minute, clock=time.monotonic, sleep=self._sleep, wall=time.time)
+        self._pace = Pace(limits.pace, clock=time.monotonic, sleep=self._sleep, wall=time.time, allowance=allowance)
         self._auth = make_auth(self._pace)
         self._to_issue = to_issue
         self._guards = guards
@@ -285,7 +287,10 @@ class Dispatch:
         self._guards.counters.waits += 1
         self._guards.counters.waited_seconds += waited
         self._writer.put(Event("service.throttled", _now(), {"seconds": round(waited, 3)}))
-        self._stop(self._guards.throttled(wait, self._pace.waited_in_a_row))
+        halt = self._guards.throttled(wait, self._pace.waited_in_a_row)
+        self._stop(halt)
+        if halt is not None:
+            self._pace.give_up()
 
     async def _await_turn(self, lane: Lane) -> None:
         """In an outage one lane goes on trying, the others wait here until it gets through."""

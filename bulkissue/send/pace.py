@@ -5,13 +5,15 @@ The allowance, requests per minute, is used fully and evenly, and no sixty secon
 Where the service still says "too many" (429), all lanes wait for as long as it asks, and go on a little slower, or
 at what it has shown to take in a minute where the wait was long. From there the pace climbs as CUBIC does in TCP: fast
 up to the level that was refused, flat around it, and faster again the longer nothing is refused. `tests/test_pace.py`
-holds it against services that count in simulated time. It must never pass the allowance, whatever it hears.
+holds it against services that count in simulated time. What is known stands in `state/allowance`, where processes that
+send under one key share it. It must never pass the allowance, whatever it hears.
 """
 
 import asyncio
 import math
-from collections import deque
 from collections.abc import Awaitable, Callable
+
+from bulkissue.state.allowance import Allowance, Learnt, OwnAllowance
 
 #: Seconds a minute's allowance is spread over: half a percent is left for clocks and networks that are not exact.
 SPREAD = 60.3
@@ -38,6 +40,8 @@ _LONGEST_REPEAT = 32.0
 _NEAR_THE_MINUTE, _MINUTES_SEEN = 2.5, 2
 #: Seconds to hold after an answer that is no proof of anything, and after each further one.
 _TROUBLE, _LONGEST_TROUBLE = 0.25, 2.0
+#: Seconds that are not worth a wait.
+_AT_ONCE = 1e-6
 _SLOWER_IN_TROUBLE = 0.9
 
 
@@ -46,65 +50,64 @@ class Pace:
     One pace for all lanes. Those that wait are served in the order they came; one that gives up takes no slot.
 
     Args:
-        requests_per_minute: The allowance, 1 to 1,000,000.
-        clock: Monotonic seconds.
+        requests_per_minute: The allowance, or our share of it.
+        clock: Monotonic seconds; those of the machine, where the allowance is shared.
         sleep: Waits so many seconds; what it raises ends the wait for the slot.
         wall: Seconds since 1970, for where a minute begins.
+        allowance: Where what is known of it is kept.
     """
 
     def __init__(
         self,
-        requests_per_minute: int,
+        requests_per_minute: float,
         *,
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
         wall: Callable[[], float],
+        allowance: Allowance | None = None,
     ) -> None:
         #: Seconds waited because the service asked for it, since it last took a request.
         self.waited_in_a_row = 0.0
-        self._allowance = float(requests_per_minute)
-        self._rate = self._allowance
+        self._most = float(requests_per_minute)
+        self._allowance = allowance or OwnAllowance()
         self._clock = clock
         self._sleep = sleep
         self._wall = wall
         self._turn = asyncio.Lock()
-        self._began = self._next = clock()
-        self._held_since = self._held_until = -math.inf
-        self._holds_in_a_row = 0
-        self._refusals = self._taken = 0  # of this hold; and requests taken in the minute before it
-        self._accepted: deque[float] = deque()  # when, in the last minute
-        self._refused_at = self._allowance  # the pace when this hold began
-        self._troubles_in_a_row = 0
-        self._minutes_seen = 0
-        # The climb: to `_level`, which was refused, and beyond; None where nothing has to be climbed.
-        self._level: float | None = None
-        self._climbing_since = 0.0
-        self._slowed_to = self._allowance
-        self._stretch = 1.0
 
     @property
     def requests_per_minute(self) -> float:
         """The present pace: the allowance, or less where the service wanted less."""
-        if self._level is not None:
-            self._climb(self._level)
-        return self._rate
+        now = self._clock()
+        with self._allowance.held(now) as known:
+            return self._pace(known, now)
 
     async def slot(self) -> None:
         """Wait until a request may leave; it should leave at once."""
         async with self._turn:
-            while (wait := max(self._next, self._held_until) - self._clock()) > 1e-6:
+            while (wait := self._take_slot()) > 0:
                 await self._sleep(wait)
-            self._next = max(self._next, self._clock() - CATCH_UP) + SPREAD / self.requests_per_minute
+
+    def _take_slot(self) -> float:
+        """Take the next slot if it is its time, else say how many seconds are left until then."""
+        now = self._clock()
+        with self._allowance.held(now) as known:
+            wait = max(known.next, known.held_until) - now
+            if wait > _AT_ONCE:
+                return wait
+            known.next = max(known.next, now - CATCH_UP) + SPREAD / self._pace(known, now)
+            return 0.0
 
     def accepted(self) -> None:
         """The service took a request, whatever it answered."""
         now = self._clock()
-        self._accepted.append(now)
-        self._forget_before(now - 60)
         self.waited_in_a_row = 0.0
-        self._troubles_in_a_row = 0
-        if self._holds_in_a_row and now > self._held_until:
-            self._settle(now)
+        with self._allowance.held(now) as known:
+            known.accepted[int(now)] = known.accepted.get(int(now), 0) + 1
+            _forget_before(known, now - 60)
+            known.troubles_in_a_row = 0
+            if known.holds_in_a_row and now > known.held_until:
+                self._settle(known, now)
 
     def refused(self, *, wait: float | None) -> float:
         """
@@ -120,26 +123,33 @@ class Pace:
             Seconds this adds to the waiting.
         """
         now = self._clock()
-        self._refusals += 1
-        if now <= self._held_until:
-            if wait is None:
-                return 0.0  # of the moment we are waiting out
-            seconds = wait
-        else:
-            if not self._holds_in_a_row:
-                self._held_since = now
-                self._forget_before(now - 60)
-                self._taken = len(self._accepted)
-                self._refused_at = self.requests_per_minute
-            self._holds_in_a_row += 1
-            seconds = self._unasked() if wait is None else wait
-            if self._holds_in_a_row > 1:  # what it asked for was too short
-                seconds = max(seconds, min(2.0 ** (self._holds_in_a_row - 2), _LONGEST_REPEAT))
-                if self._minutes_seen >= _MINUTES_SEEN:
-                    seconds = max(seconds, self._to_the_minute())
-        added = self._hold(now, seconds)
+        with self._allowance.held(now) as known:
+            known.refusals += 1
+            if now <= known.held_until:
+                if wait is None:
+                    return 0.0  # of the moment we are waiting out
+                seconds = wait
+            else:
+                if not known.holds_in_a_row:
+                    known.held_since = now
+                    _forget_before(known, now - 60)
+                    known.taken = sum(known.accepted.values())
+                    known.refused_at = self._pace(known, now)
+                known.holds_in_a_row += 1
+                seconds = self._unasked(known) if wait is None else wait
+                if known.holds_in_a_row > 1:  # what it asked for was too short
+                    seconds = max(seconds, min(2.0 ** (known.holds_in_a_row - 2), _LONGEST_REPEAT))
+                    if known.minutes_seen >= _MINUTES_SEEN:
+                        seconds = max(seconds, self._to_the_minute())
+            added = _hold(known, now, seconds)
         self.waited_in_a_row += added
         return added
+
+    def give_up(self) -> None:
+        """The hold is too long to be waited out, and the run ends: whoever begins again is to ask the service anew."""
+        now = self._clock()
+        with self._allowance.held(now) as known:
+            known.held_until = min(known.held_until, now)
 
     def troubled(self) -> None:
         """
@@ -149,60 +159,74 @@ class Pace:
         may become unknown too.
         """
         now = self._clock()
-        if now < self._held_until:
-            return
-        self._hold(now, min(_TROUBLE * 2.0**self._troubles_in_a_row, _LONGEST_TROUBLE))
-        self._troubles_in_a_row += 1
-        self._slow_down(now, level=self.requests_per_minute, to=self.requests_per_minute * _SLOWER_IN_TROUBLE)
+        with self._allowance.held(now) as known:
+            if now < known.held_until:
+                return
+            _hold(known, now, min(_TROUBLE * 2.0**known.troubles_in_a_row, _LONGEST_TROUBLE))
+            known.troubles_in_a_row += 1
+            pace = self._pace(known, now)
+            _slow_down(known, now, level=pace, to=pace * _SLOWER_IN_TROUBLE)
 
-    def _hold(self, now: float, seconds: float) -> float:
-        held_until = max(self._held_until, now + seconds)
-        added = held_until - max(self._held_until, now)
-        self._held_until = held_until
-        return added
-
-    def _unasked(self) -> float:
+    def _unasked(self, known: Learnt) -> float:
         """Seconds to wait where the service asks for none."""
-        if self._minutes_seen >= _MINUTES_SEEN:
+        if known.minutes_seen >= _MINUTES_SEEN:
             return self._to_the_minute()
-        return float(min(2.0 ** (self._holds_in_a_row - 1), _LONGEST_REPEAT))
+        return float(min(2.0 ** (known.holds_in_a_row - 1), _LONGEST_REPEAT))
 
     def _to_the_minute(self) -> float:
         return 60 - self._wall() % 60 + _PAST_THE_MINUTE
 
-    def _settle(self, now: float) -> None:
+    def _settle(self, known: Learnt, now: float) -> None:
         """The service takes requests again: how long that took says how much slower to go on."""
-        began, self._holds_in_a_row = self._held_since, 0
-        refusals, self._refusals = self._refusals, 0
-        rate = self._refused_at
-        known = min(60.0, max(began - self._began, 1.0))
-        taken = self._taken * 60 / known
+        began, known.holds_in_a_row = known.held_since, 0
+        refusals, known.refusals = known.refusals, 0
+        rate = min(known.refused_at, self._most)
+        seen = min(60.0, max(began - known.began, 1.0))
+        taken = known.taken * 60 / seen
         long = now - began >= _LONG_WAIT
         if long:
             at_the_minute = self._wall() % 60 < _NEAR_THE_MINUTE
-            self._minutes_seen = self._minutes_seen + 1 if at_the_minute else 0
+            known.minutes_seen = known.minutes_seen + 1 if at_the_minute else 0
         if long or taken >= rate * _UNDER:
-            level = max(min(rate, taken), rate * (_LEAST if known == 60 else _LEAST_OF_A_YOUNG_RUN))
+            level = max(min(rate, taken), rate * (_LEAST if seen == 60 else _LEAST_OF_A_YOUNG_RUN))
             to = level * _UNDER
         else:
             level, to = rate, rate * _STEP  # it refused long before a minute of this pace was full
         needed = 60 * _REQUESTS_A_REFUSAL * refusals / level
-        self._stretch = min(max(needed / 60, 1.0), _SLOWEST_CLIMB)
-        self._slow_down(now, level=level, to=to)
+        known.stretch = min(max(needed / 60, 1.0), _SLOWEST_CLIMB)
+        _slow_down(known, now, level=level, to=to)
 
-    def _slow_down(self, now: float, *, level: float, to: float) -> None:
-        self._level, self._climbing_since = level, now
-        self._slowed_to = self._rate = max(1.0, to)
+    def _pace(self, known: Learnt, now: float) -> float:
+        """
+        The pace of this moment: a cubic of the time since the slow-down, flat where the level was refused.
 
-    def _climb(self, level: float) -> None:
-        """The pace of this moment: a cubic of the time since the slow-down, flat where the level was refused."""
-        steep = level / 2 / (_CLIMB * self._stretch) ** 3
-        flat_at = math.cbrt(max(level - self._slowed_to, 0.0) / steep)
-        since = self._clock() - self._climbing_since
-        self._rate = min(max(level + steep * (since - flat_at) ** 3, self._slowed_to), self._allowance)
-        if self._rate >= self._allowance:
-            self._level, self._stretch = None, 1.0
+        Where others send under the same key at another pace, no more than ours.
+        """
+        known.most = max(known.most, self._most)
+        if known.level is None:
+            return self._most
+        steep = known.level / 2 / (_CLIMB * known.stretch) ** 3
+        flat_at = math.cbrt(max(known.level - known.slowed_to, 0.0) / steep)
+        since = now - known.climbing_since
+        climbed = max(known.level + steep * (since - flat_at) ** 3, known.slowed_to)
+        if climbed >= known.most:
+            known.level, known.stretch = None, 1.0
+        return min(climbed, self._most)
 
-    def _forget_before(self, moment: float) -> None:
-        while self._accepted and self._accepted[0] <= moment:
-            self._accepted.popleft()
+
+def _hold(known: Learnt, now: float, seconds: float) -> float:
+    """Let nothing leave for so long; how many seconds that adds."""
+    held_until = max(known.held_until, now + seconds)
+    added = held_until - max(known.held_until, now)
+    known.held_until = held_until
+    return added
+
+
+def _slow_down(known: Learnt, now: float, *, level: float, to: float) -> None:
+    known.level, known.climbing_since = level, now
+    known.slowed_to = max(1.0, to)
+
+
+def _forget_before(known: Learnt, moment: float) -> None:
+    for second in [second for second in known.accepted if second + 1 <= moment]:
+        del known.accepted[second]

@@ -22,6 +22,7 @@ from bulkissue.job.model import ApiSection
 from bulkissue.send.guards import LONGEST_WAIT_SECONDS, Halt
 from bulkissue.send.pace import Pace
 from bulkissue.send.retry import attempts
+from bulkissue.state.allowance import Allowance
 
 #: So many questions in a row for which no attempt got an answer that can be used end the reading.
 MOST_LOST = 3
@@ -83,12 +84,15 @@ class Reader:
     Args:
         api: Where, how fast, how often, how many at once.
         credentials: Under whose name.
+        allowance: What is known of how fast that may be.
     """
 
-    def __init__(self, api: ApiSection, credentials: Credentials) -> None:
+    def __init__(self, api: ApiSection, credentials: Credentials, allowance: Allowance) -> None:
         self.requests = 0
         self._limits = api.limits
-        self._pace = Pace(api.limits.requests_per_minute, clock=time.monotonic, sleep=asyncio.sleep, wall=time.time)
+        self._pace = Pace(
+            api.limits.pace, clock=time.monotonic, sleep=asyncio.sleep, wall=time.time, allowance=allowance
+        )
         self._auth = make_auth(api, credentials, lane_of(api), self._pace.slot)
         self._lanes = [lane_of(api) for _ in range(api.limits.concurrency)]
         self._free: asyncio.Queue[Lane] = asyncio.Queue()
@@ -170,6 +174,7 @@ class Reader:
     def _wait(self, asked: float | None) -> _Attempt:
         self._pace.refused(wait=asked)
         if max(asked or 0.0, self._pace.waited_in_a_row) > LONGEST_WAIT_SECONDS:
+            self._pace.give_up()
             raise Stopped(Halt.by("guard.throttled"))
         return _Attempt("http.429", again=True, counts=False)
 
@@ -185,9 +190,9 @@ def lane_of(api: ApiSection) -> Lane:
 
 
 @asynccontextmanager
-async def reading(api: ApiSection, credentials: Credentials) -> AsyncIterator[Reader]:
+async def reading(api: ApiSection, credentials: Credentials, allowance: Allowance) -> AsyncIterator[Reader]:
     """A reader, and its connections closed behind it."""
-    reader = Reader(api, credentials)
+    reader = Reader(api, credentials, allowance)
     try:
         yield reader
     finally:

@@ -21,10 +21,10 @@ from bulkissue.files import KernelLock, make_folder, replacing_path
 from bulkissue.job.credentials import Credentials
 from bulkissue.job.loading import LoadedJob
 from bulkissue.job.model import ApiSection
-from bulkissue.send.pace import SPREAD
 from bulkissue.send.reader import Reader, Stopped, Unread, reading
 from bulkissue.service import lookup
 from bulkissue.service.page import Asked
+from bulkissue.state.allowance import Allowance
 
 #: What one lookup is about. The same mobile may be two people's, by source and account.
 KEY = ("identifier_type", "compare_key", "source", "account_id")
@@ -120,6 +120,7 @@ def look_up(
     memory: Memory,
     api: ApiSection,
     credentials: Credentials,
+    allowance: Allowance,
     *,
     name: Callable[[int], str],
     tell: Callable[[int, int], None],
@@ -134,6 +135,7 @@ def look_up(
         memory: Takes what is found.
         api: Where, how fast, how often, how many at once.
         credentials: Under whose name.
+        allowance: What is known of how fast that may be.
         name: A row as messages name it.
         tell: Told how many were asked for, of how many.
 
@@ -144,14 +146,14 @@ def look_up(
     if rows.is_empty():
         return
     search = _Search(rows, memory, name, tell)
-    if asyncio.run(_interrupted(search, api, credentials)):
+    if asyncio.run(_interrupted(search, api, credentials, allowance)):
         raise KeyboardInterrupt
     logs.get().info("customers.looked_up", asked=rows.height, found=search.found)
 
 
-async def _interrupted(search: "_Search", api: ApiSection, credentials: Credentials) -> bool:
+async def _interrupted(search: "_Search", api: ApiSection, credentials: Credentials, allowance: Allowance) -> bool:
     """Search; whether a signal ended it early."""
-    task = asyncio.create_task(search.run(api, credentials))
+    task = asyncio.create_task(search.run(api, credentials, allowance))
     signals.call(task.cancel)
     try:
         await task
@@ -176,10 +178,10 @@ class _Search:
         self._fresh: list[tuple[Asked, str, str]] = []
         self._unread: list[tuple[int, str]] = []
 
-    async def run(self, api: ApiSection, credentials: Credentials) -> None:
+    async def run(self, api: ApiSection, credentials: Credentials, allowance: Allowance) -> None:
         self._tell(0, self._count)
         try:
-            async with reading(api, credentials) as reader:
+            async with reading(api, credentials, allowance) as reader:
                 lanes = [
                     asyncio.create_task(self._lane(reader)) for _ in range(min(api.limits.concurrency, self._count))
                 ]
@@ -189,8 +191,6 @@ class _Search:
                     for lane in lanes:
                         lane.cancel()
                     await asyncio.gather(*lanes, return_exceptions=True)
-            # The sending that follows has a pace of its own, which begins at once.
-            await asyncio.sleep(SPREAD / api.limits.requests_per_minute)
         except Stopped as stopped:
             raise _refused(f"looking customers up was {stopped.halt.message}") from None
         finally:

@@ -45,6 +45,7 @@ from bulkissue.settle.evidence import (
     weigh,
 )
 from bulkissue.state import register
+from bulkissue.state.allowance import allowance_of
 from bulkissue.state.entries import Settlement
 from bulkissue.state.journal import Journal
 
@@ -177,7 +178,8 @@ def read_back(
         say(f"{len(unknown)} unknown rows are read back")
 
     async def work() -> None:
-        async with reading(case.job.api, credentials) as reader:
+        allowance = allowance_of(case.state_dir, case.job.api.host, credentials.name)
+        async with reading(case.job.api, credentials, allowance) as reader:
             back = _ReadingBack(case, reader, controls, account, settle)
             try:
                 await back.settle_unknown(unknown)
