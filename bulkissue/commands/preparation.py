@@ -48,12 +48,14 @@ def take_input(
     Raises:
         InputRefused: A file will not do, or the input has another number of rows than was expected.
     """
+    places = [loaded.runs_dir, *(path.parent.parent for path in paths)]
     intake = take_in(
         paths,
         base=loaded.base,
         settings=loaded.job.input,
         target=loaded.job.issues().text(),
         out=folder / "input.parquet",
+        originals=lambda run_id: run_folder.input_of(run_id, places),
     )
     watch.taken(intake)
     if expect_rows is not None and intake.rows != expect_rows:

@@ -6,7 +6,7 @@ certain is a rejected row, or refuses the file.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,7 +85,15 @@ class Intake:
     rows: int
 
 
-def take_in(paths: Sequence[Path], *, base: Path, settings: InputSection, target: str, out: Path) -> Intake:
+def take_in(
+    paths: Sequence[Path],
+    *,
+    base: Path,
+    settings: InputSection,
+    target: str,
+    out: Path,
+    originals: Callable[[str], Path | None] = lambda _: None,
+) -> Intake:
     """
     Read the input files and write `out`, the input as it was read.
 
@@ -101,6 +109,7 @@ def take_in(paths: Sequence[Path], *, base: Path, settings: InputSection, target
         settings: `[input]`.
         target: What this run issues, as in `_bi_target`: its own success ledgers are refused.
         out: The Parquet file to write. Its folder also takes the temporary files.
+        originals: The `input.parquet` of an earlier run by its id, for its failure ledger; None where it is gone.
 
     Raises:
         InputRefused: A file cannot be read for certain; see `csvtext`, `tables`, `headers` and `lineage`. Nothing is
@@ -110,7 +119,7 @@ def take_in(paths: Sequence[Path], *, base: Path, settings: InputSection, target
         raise InputRefused("there is no input file", hint="set [input] paths in the job file, or give --input")
     with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         unique = list({path.resolve(): path for path in reversed(paths)}.values())[::-1]
-        read = [_read(path, base, settings, target, Path(folder)) for path in unique]
+        read = [_read(path, base, settings, target, Path(folder), originals=originals) for path in unique]
         columns = tuple(dict.fromkeys(name for part in read for name in part.names))
         frame = pl.concat([_aligned(part, columns) for part in read])
         with replacing_path(out) as partial:
@@ -136,7 +145,15 @@ class _Part:
     seen: os.stat_result
 
 
-def _read(path: Path, base: Path, settings: InputSection, target: str, folder: Path) -> _Part:
+def _read(
+    path: Path,
+    base: Path,
+    settings: InputSection,
+    target: str,
+    folder: Path,
+    *,
+    originals: Callable[[str], Path | None],
+) -> _Part:
     name = Path(os.path.relpath(path, base)).as_posix()
     try:
         seen = path.stat()
@@ -159,11 +176,14 @@ def _read(path: Path, base: Path, settings: InputSection, target: str, folder: P
                 f'{name}: column "{column}" is the {role}, but holds {table.left_out[column]}, which is no text',
                 hint="write the column as text",
             )
-    rows = (
-        lineage.traced(table.rows, own, name)
-        if verdict.kind == "failure_ledger"
-        else lineage.untraced(table.rows, name)
-    )
+    healed = lineage.Healed(table.rows, {}, ())
+    if verdict.kind != "failure_ledger":
+        rows = lineage.untraced(table.rows, name)
+    elif "_bi_run" in own:
+        healed = lineage.healed(lineage.traced(table.rows, own, name), names, name, originals)
+        rows = healed.rows
+    else:
+        rows = lineage.traced(table.rows, own, name)
     file = SourceFile(
         name=name,
         path=path,
@@ -175,10 +195,10 @@ def _read(path: Path, base: Path, settings: InputSection, target: str, folder: P
         delimiter=table.delimiter,
         form=roles.form,
         columns=roles.columns,
-        notes=(*table.notes, *verdict.notes, *roles.notes),
+        notes=(*table.notes, *verdict.notes, *healed.notes, *roles.notes),
         runs=verdict.runs,
     )
-    return _Part(file, names, _with_verdict(rows, table, roles.columns, names), seen)
+    return _Part(file, names, _with_verdict(rows, table, roles.columns, names, healed.vouched), seen)
 
 
 def _table(path: Path, name: str, head: bytes, settings: InputSection, folder: Path) -> Table:
@@ -204,8 +224,14 @@ def _table(path: Path, name: str, head: bytes, settings: InputSection, folder: P
     return delimited.read_text(path, name, settings, folder)
 
 
-def _with_verdict(rows: pl.LazyFrame, table: Table, columns: dict[str, str], names: Sequence[str]) -> pl.LazyFrame:
-    """The columns of `input.parquet` for one file. A cell not known as written rejects its row if it says who."""
+def _with_verdict(
+    rows: pl.LazyFrame, table: Table, columns: dict[str, str], names: Sequence[str], vouched: dict[str, str]
+) -> pl.LazyFrame:
+    """
+    The columns of `input.parquet` for one file.
+
+    A cell not known as written rejects its row if it says who, unless an earlier run has read the very same.
+    """
     deciding = [columns[role] for role in (*IDENTIFIER_TYPES, "identifier") if role in columns]
     reason, message = pl.col(OWN_REASON), pl.col(OWN_MESSAGE)
     for column in deciding:
@@ -216,7 +242,8 @@ def _with_verdict(rows: pl.LazyFrame, table: Table, columns: dict[str, str], nam
             cause = pl.when(pl.col(column).str.contains(r"[^\x00-\x7f]")).then(pl.lit(guessed))
         else:
             continue
-        bad = cause.is_not_null() & reason.is_null()
+        sure = pl.col(vouched[column]) if column in vouched else pl.lit(value=False)
+        bad = cause.is_not_null() & reason.is_null() & ~sure
         message = pl.when(bad).then(pl.format('the cell in column "{}" {}', pl.lit(column), cause)).otherwise(message)
         reason = pl.when(bad).then(pl.lit("validate.unreadable_value")).otherwise(reason)
     return rows.select(

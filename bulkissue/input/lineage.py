@@ -6,14 +6,16 @@ target is refused, and so is a ledger whose evidence somebody took out. Nor may 
 not be read.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import polars as pl
 
 from bulkissue.errors import InputRefused
 from bulkissue.input.column_mapping import INVISIBLE
+from bulkissue.input.spreadsheet import changed_cells
 from bulkissue.input.tables import OWN_MESSAGE, OWN_REASON, OWN_ROW
 from bulkissue.job.target import same_target
 from bulkissue.outcomes import LEDGER_COLUMNS, Outcome
@@ -156,6 +158,100 @@ def traced(rows: pl.LazyFrame, own: Collection[str], file: str) -> pl.LazyFrame:
         pl.when(added).then(pl.col(OWN_ROW)).otherwise(row).alias("_bi_first_row"),
         attempts.fill_null(0).alias("_bi_earlier_attempts"),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Healed:
+    """
+    A failure ledger's rows, held against what the runs that wrote it had read.
+
+    Attributes:
+        rows: With what a spreadsheet damaged restored.
+        vouched: For some columns: a column (Boolean) that says where the cell is as the run had read it.
+        notes: What was restored, and what could not be held against anything.
+    """
+
+    rows: pl.LazyFrame
+    vouched: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def healed(rows: pl.LazyFrame, names: Collection[str], file: str, originals: Callable[[str], Path | None]) -> Healed:
+    """
+    Restore the cells that a spreadsheet damaged, by the lineage of their rows.
+
+    Args:
+        rows: As `traced` gives them.
+        names: The users' columns.
+        file: The ledger's name, for messages.
+        originals: The `input.parquet` of a run by its id; None where it is not to be had.
+
+    Raises:
+        InputRefused: A row names a place that its run does not have.
+    """
+    run = _cell("_bi_run")
+    runs = sorted(rows.filter(run != "").select(run.unique()).collect(engine="streaming")["_bi_run"])
+    found = {one: path for one in runs if (path := originals(one)) is not None}
+    notes = [
+        f"the input of run {one} is not to be had: cells that a spreadsheet changed cannot be told"
+        for one in runs
+        if one not in found
+    ]
+    if not found:
+        return Healed(rows, {}, tuple(notes))
+    parts = [pl.scan_parquet(path, glob=False) for path in found.values()]
+    columns = [name for name in names if any(name in part.collect_schema() for part in parts)]
+    originally = pl.concat(
+        part.select(
+            pl.lit(one).alias("_bi_of_run"),
+            pl.col("_bi_source_file").alias("_bi_first_file"),
+            pl.col("_bi_row").cast(pl.UInt64).alias("_bi_first_row"),
+            *(
+                (pl.col(name) if name in part.collect_schema() else pl.lit(None, pl.String)).alias(f"_bi_was_{place}")
+                for place, name in enumerate(columns)
+            ),
+            pl.lit(value=True).alias("_bi_there"),
+        )
+        for one, part in zip(found, parts, strict=True)
+    )
+    on = ["_bi_of_run", "_bi_first_file", "_bi_first_row"]
+    joined = rows.with_columns(run.alias("_bi_of_run")).join(originally, on=on, how="left", maintain_order="left")
+    _refuse_strangers(joined, list(found), file)
+    vouched = {}
+    for place, name in enumerate(columns):
+        was, cell, sure = pl.col(f"_bi_was_{place}"), pl.col(name), f"_bi_vouched_{place}"
+        differs = was.is_not_null() & cell.is_not_null() & (was != cell)
+        pairs = joined.filter(differs).select(was.alias("original"), cell.alias("cell")).unique()
+        made = changed_cells(pairs.collect(engine="streaming"))
+        if made.height:
+            keys = made.lazy().with_columns(pl.lit(value=True).alias("_bi_made"))
+            joined = joined.join(
+                keys,
+                left_on=[f"_bi_was_{place}", name],
+                right_on=["original", "cell"],
+                how="left",
+                maintain_order="left",
+            )
+            count = joined.select(pl.col("_bi_made").sum()).collect(engine="streaming").item()
+            joined = joined.with_columns(pl.when("_bi_made").then(was).otherwise(cell).alias(name)).drop("_bi_made")
+            named = found if len(found) < _RUNS_NAMED else [*found][:_RUNS_NAMED]
+            notes.append(
+                f'{count:,} cells of "{name}" were damaged by a spreadsheet and restored from run {", ".join(named)}'
+            )
+        vouched[name] = sure
+        joined = joined.with_columns((was == pl.col(name)).fill_null(value=False).alias(sure))
+    return Healed(joined, vouched, tuple(notes))
+
+
+def _refuse_strangers(joined: pl.LazyFrame, runs: list[str], file: str) -> None:
+    strangers = joined.filter(pl.col("_bi_of_run").is_in(runs) & pl.col("_bi_there").is_null())
+    first = strangers.select(OWN_ROW, "_bi_first_file", "_bi_first_row", "_bi_of_run").head(1).collect()
+    if first.height:
+        row, source, number, run = first.row(0)
+        raise InputRefused(
+            f"{file}: row {row} says it is row {number} of {source} in run {run}, which has no such row",
+            hint=_AS_WRITTEN,
+        )
 
 
 def _refuse_lost_lineage(rows: pl.LazyFrame, file: str) -> None:

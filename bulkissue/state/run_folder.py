@@ -9,6 +9,7 @@ import platform
 import re
 import secrets
 import shutil
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -222,6 +223,21 @@ def refuse_changed(folder: Path, manifest: Manifest) -> None:
                 f"{path} is missing or not as it was when the run was planned",
                 hint="restore the run folder from a copy",
             )
+
+
+def input_of(run_id: str, runs_dirs: Iterable[Path]) -> Path | None:
+    """The `input.parquet` of a run, as it was read; None where it is gone, or is not what the run had read."""
+    if not _RUN_ID.fullmatch(run_id):
+        return None
+    for folder in (runs_dir / run_id for runs_dir in runs_dirs):
+        try:
+            digest = read_manifest(folder).digests["input.parquet"]
+        except (StateRefused, KeyError):
+            continue
+        path = folder / "input.parquet"
+        if path.exists() and sha256(path) == digest:
+            return path
+    return None
 
 
 def find_run(name: str, runs_dir: Path) -> Path:
