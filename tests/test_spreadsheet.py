@@ -1,7 +1,11 @@
 """Ledgers that went through a spreadsheet: what it damaged is restored, what a person changed rules."""
 
+import codecs
 import csv
 import io
+import json
+import zipfile
+from xml.etree import ElementTree as ET
 
 import pytest
 import xlsxwriter
@@ -10,6 +14,7 @@ from hypothesis import strategies as st
 from scene import Scene
 
 from bulkissue.input.spreadsheet import made_of
+from bulkissue.results import workbooks
 
 MADE = [
     ("919986000586", "9.19986E+11"),
@@ -152,3 +157,90 @@ def test_a_run_that_is_gone(scene):
     ended = scene.do("run", "job.toml", "--input", "back.csv", "--yes", "--json")
     assert ended.counts["succeeded"] == 5
     assert "is not to be had" in (ended.run_dir / "run.json").read_text(encoding="utf-8")
+
+
+def cells_of(path):
+    """The cells of a workbook's first sheet, each with its type, from its XML."""
+    main = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
+    with zipfile.ZipFile(path) as archive:
+        tree = ET.parse(archive.open("xl/worksheets/sheet1.xml"))
+    assert not list(tree.iter(f"{main}f")), "no formula"
+    return [
+        [(cell.get("t"), "".join(cell.itertext())) for cell in row.iter(f"{main}c")] for row in tree.iter(f"{main}row")
+    ]
+
+
+def test_ledgers_as_workbooks(scene, write_input, write_job):
+    """Every cell is text, none is a formula; and the workbook is taken back as the ledger it is."""
+    write_input(["member", "note"], [("0007", "=1+1"), ("1E5", "+1"), ("X", "@x"), ("Y", "-1\nz")], "hostile.csv")
+    columns = {"columns": {"external_id": "member"}, "paths": ["hostile.csv"]}
+    write_job(
+        scene.service.base_url,
+        action="issue",
+        input=columns,
+        identifiers={"prefer": ["external_id"]},
+        output={"formats": ["csv", "xlsx", "parquet"]},
+        name="books.toml",
+    )
+    ended = scene.do("run", "books.toml", "--limit", "0", "--yes", "--json")
+    assert ended.counts == {"rows": 4, "not_attempted": 4}, ended.err
+    header, *rows = cells_of(ended.run_dir / "failure.xlsx")
+    assert [cell for _, cell in header][:3] == ["member", "note", "_bi_run"]
+    assert [[cell for _, cell in row[:2]] for row in rows] == [
+        ["0007", "=1+1"],
+        ["1E5", "+1"],
+        ["X", "@x"],
+        ["Y", "-1\nz"],
+    ]
+    assert {kind for row in rows for kind, _ in row} == {"inlineStr"}
+    digests = json.loads((ended.run_dir / "run.json").read_text())["ledgers"]
+    assert {"failure.csv", "failure.xlsx", "failure.parquet"} <= digests.keys()
+    assert scene.do("verify", ended.run_dir).code == 0
+    for name in ("failure.xlsx", "failure.parquet"):
+        (scene.folder / name).write_bytes((ended.run_dir / name).read_bytes())
+    again = scene.do("run", "books.toml", "--input", "failure.xlsx", "--yes", "--json")
+    assert again.counts == {"rows": 4, "succeeded": 4}, again.err
+    assert scene.do("run", "books.toml", "--input", "failure.parquet", "--yes", "--json").counts["already_issued"] == 4
+    assert scene.do("run", "books.toml", "--input", again.run_dir / "success.xlsx", "--yes", "--json").code == 4
+    with (again.run_dir / "success.xlsx").open("ab") as file:
+        file.write(b"x")
+    assert scene.do("verify", again.run_dir).code == 1
+
+
+def test_more_rows_than_a_sheet_takes(tmp_path, monkeypatch):
+    """They go into further workbooks."""
+    monkeypatch.setattr(workbooks, "MOST_ROWS", 10)
+    (tmp_path / "failure.csv").write_text("a\n" + "".join(f"{n}\n" for n in range(25)))
+    written = workbooks.write(tmp_path / "failure.csv", 25)
+    assert [(one.path.name, one.rows) for one in written] == [
+        ("failure.xlsx", 10),
+        ("failure-2.xlsx", 10),
+        ("failure-3.xlsx", 5),
+    ]
+    (tmp_path / "success.csv").write_text("a\n")
+    assert [one.rows for one in workbooks.write(tmp_path / "success.csv", 0)] == [0]
+
+
+@pytest.mark.parametrize("how", ["the input's", "the job's", "none"])
+def test_a_byte_order_mark(scene, write_job, how):
+    """CSV ledgers have one where the input had, or the job says."""
+    content = (scene.folder / "input.csv").read_bytes()
+    (scene.folder / "marked.csv").write_bytes((codecs.BOM_UTF8 if "input" in how else b"") + content)
+    columns = {"columns": {"external_id": "member"}}
+    output = {"csv_bom": "job" in how}
+    write_job(
+        scene.service.base_url,
+        action="issue",
+        input=columns,
+        identifiers={"prefer": ["external_id"]},
+        output=output,
+        name="bom.toml",
+    )
+    ended = scene.do("run", "bom.toml", "--input", "marked.csv", "--yes", "--json")
+    assert ended.code == 0, ended.err
+    marks = {
+        (ended.run_dir / f"{name}.csv").read_bytes()[:3] for name in ("success", "failure", "unknown", "duplicate")
+    }
+    assert marks == ({b"mem"} if how == "none" else {codecs.BOM_UTF8})
+    assert scene.do("verify", ended.run_dir).code == 0
+    assert (ended.run_dir / "report.html").exists()

@@ -166,6 +166,7 @@ def manifest_of(
         digests={name: sha256(folder / name) for name in run_folder.KEPT},
         parent_run_id=choices.parent_run_id or next((run for file in intake.files for run in file.runs), None),
         rehearsal=choices.rehearsal,
+        csv_bom=loaded.job.output.csv_bom or any(file.marked for file in intake.files),
         fallbacks=tuple(drawn.fell_back()),
         versions=run_folder.versions(),
     )

@@ -23,6 +23,7 @@ from bulkissue.failpoint import reached
 from bulkissue.files import write_whole
 from bulkissue.job import loading
 from bulkissue.plan import plan
+from bulkissue.results import workbooks
 from bulkissue.state import register, run_folder
 from bulkissue.state.folder import beginning, open_state
 from bulkissue.state.journal import Journal
@@ -41,6 +42,8 @@ def start(
     started = time.monotonic()
     confirmation.require_possible()
     paths = loading.input_files(loaded)
+    if "xlsx" in loaded.job.output.formats:
+        workbooks.require_writer()
     credentials = signed_in(loaded, environ, watch)
     target = loaded.job.issues()
     run_id = run_folder.new_run_id()

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from bulkissue.errors import BulkissueError, StateRefused
 from bulkissue.files import sha256
-from bulkissue.job.loading import load
 from bulkissue.results import derivation, ledgers
 from bulkissue.state import run_folder
 from bulkissue.state.journal import Journal
@@ -63,7 +62,6 @@ def changed_inputs(manifest: Manifest) -> list[str]:
 
 def _derived_again(folder: Path, manifest: Manifest) -> list[str]:
     """What differs when the ledgers are made once more."""
-    formats = load(folder / "job.toml", flags={}, environ={}).job.output.formats
     run = derivation.Run.of(folder, manifest)
     stop = manifest.stop
     ending = derivation.Ending(completed=True) if stop is None else derivation.Ending(False, stop.reason, stop.message)
@@ -73,7 +71,7 @@ def _derived_again(folder: Path, manifest: Manifest) -> list[str]:
         )
         try:
             with tempfile.TemporaryDirectory(prefix="bulkissue-") as scratch:
-                books = ledgers.write(run, journal, ending, formats, Path(scratch))
+                books = ledgers.write(run, journal, ending, (), Path(scratch))
         finally:
             journal.leave()
     except BulkissueError as trouble:
@@ -82,7 +80,7 @@ def _derived_again(folder: Path, manifest: Manifest) -> list[str]:
     if books.counts() != manifest.counts:
         wrong.append(f"plan and journal give {books.counts()}, {run_folder.MANIFEST} says {manifest.counts}")
     for name, ledger in books.digests.items():
-        if name.endswith(".csv") and manifest.ledgers.get(name) != ledger:
+        if manifest.ledgers.get(name) != ledger:
             wrong.append(f"{name} is not what plan and journal give")
     return wrong
 

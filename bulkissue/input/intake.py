@@ -5,6 +5,7 @@ It must never lose a row, change a cell or guess which column says who a custome
 certain is a rejected row, or refuses the file.
 """
 
+import codecs
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -53,6 +54,7 @@ class SourceFile:
         columns: Our role to its header.
         notes: What was assumed, for the user.
         runs: The runs a ledger came from, at most a few.
+        marked: Whether it begins with UTF-8's byte-order mark.
     """
 
     name: str
@@ -67,6 +69,7 @@ class SourceFile:
     columns: dict[str, str]
     notes: tuple[str, ...]
     runs: tuple[str, ...]
+    marked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +200,7 @@ def _read(
         columns=roles.columns,
         notes=(*table.notes, *verdict.notes, *healed.notes, *roles.notes),
         runs=verdict.runs,
+        marked=head.startswith(codecs.BOM_UTF8),
     )
     return _Part(file, names, _with_verdict(rows, table, roles.columns, names, healed.vouched), seen)
 

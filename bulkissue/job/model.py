@@ -350,8 +350,11 @@ class OutputSection(Section):
 
     runs_dir: _Path = Field(default="runs", description="One folder per run.")
     state_dir: _Path = Field(default="state", description="History and locks, on a local disk; keep it.")
-    formats: Annotated[list[Literal["csv", "parquet"]], AfterValidator(_each_once)] = Field(
-        default=["csv"], description="How ledgers are written."
+    formats: Annotated[list[Literal["csv", "xlsx", "parquet"]], AfterValidator(_each_once)] = Field(
+        default=["csv"], description="How ledgers are written; as CSV always."
+    )
+    csv_bom: bool = Field(
+        default=False, description="Begin CSV ledgers with a byte-order mark; they have one where the input had."
     )
 
 

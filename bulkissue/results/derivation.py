@@ -46,6 +46,7 @@ class Run:
     rows: int
     country_code: str | None = None
     national_length: int | None = None
+    csv_bom: bool = False
 
     @classmethod
     def of(cls, folder: Path, manifest: Manifest) -> "Run":
@@ -58,6 +59,7 @@ class Run:
             manifest.rows,
             manifest.country_code,
             manifest.national_length,
+            manifest.csv_bom,
         )
 
 

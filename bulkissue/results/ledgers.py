@@ -4,6 +4,7 @@ The ledgers: every input row once, in one of four files, as `derivation` gives i
 Writing them is also the proof of conservation. No ledger may take its name before all rows have been counted.
 """
 
+import codecs
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,6 +17,7 @@ import polars as pl
 from bulkissue.errors import ConservationBroken
 from bulkissue.files import replacing, replacing_path, sha256
 from bulkissue.outcomes import KNOWN_BY, LEDGER_COLUMNS, LEDGER_OF, Ledger, Outcome
+from bulkissue.results import workbooks
 from bulkissue.results.derivation import Ending, Piece, Run, pieces
 from bulkissue.state import run_folder
 from bulkissue.state.history import RUN_SCHEMA
@@ -86,6 +88,9 @@ def write(run: Run, journal: Journal, ending: Ending, formats: Sequence[str], ou
             with replacing_path(as_parquet) as partial:
                 pl.scan_csv(path, infer_schema=False, glob=False).sink_parquet(partial)
             books.digests[as_parquet.name] = {"rows": rows, "sha256": sha256(as_parquet)}
+        if "xlsx" in formats:
+            for written in workbooks.write(path, rows):
+                books.digests[written.path.name] = {"rows": written.rows, "sha256": sha256(written.path)}
     return books
 
 
@@ -101,7 +106,7 @@ def writing(run: Run, out: Path, names: Iterable[Ledger]) -> Iterator[Callable[[
         files = {ledger: whole.enter_context(replacing(out / f"{ledger}.csv")) for ledger in names}
         header = pl.DataFrame(schema=dict.fromkeys((*run.columns, *LEDGER_COLUMNS), pl.String)).write_csv()
         for file in files.values():
-            file.write(header.encode())
+            file.write((codecs.BOM_UTF8 if run.csv_bom else b"") + header.encode())
             file.flush()  # polars writes to the descriptor itself, which costs half of writing through Python
 
         def append(piece: Piece) -> None:

@@ -94,6 +94,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=False):
         ledgers: By file name, `rows` and `sha256`.
         rehearsal: It went to a stand-in service that is gone.
         stop: Why it stopped, if it did.
+        csv_bom: Whether its CSV ledgers begin with a byte-order mark, as its input did or the job says.
         fallbacks: Which rows go by another identifier than the preferred one, and why; in sentences.
         in_doubt: Rows left out because an earlier run may have issued them.
         same_customers: Double gifts that no comparison of identifiers can see; None where nobody looked.
@@ -132,6 +133,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=False):
     number: int = 0
     country_code: str | None = None
     national_length: int | None = None
+    csv_bom: bool = False
     fallbacks: tuple[str, ...] = ()
     in_doubt: int = 0
     same_customers: SameCustomers | None = None
