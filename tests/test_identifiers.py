@@ -3,7 +3,8 @@
 import polars as pl
 import pytest
 
-from bulkissue.input.identifiers import IDENTIFIER_TYPE, ambiguous_mobiles, identify
+from bulkissue.input.identifiers import IDENTIFIER_TYPE, identify
+from bulkissue.input.mobiles import ambiguous_mobiles
 from bulkissue.job.model import IdentifiersSection
 
 BULK = ("INSTORE", "WEB_ENGAGE", "ALL")
@@ -171,7 +172,7 @@ def test_id(cell, expected):
         ("mira@127.0.0.1", "validate.email_syntax"),
         ("@example.com", "validate.email_syntax"),
         ("mira@", "validate.email_syntax"),
-        ("Mira <mira@example.com>", "validate.email_syntax"),
+        ("Mira <mira@example.com>", "validate.email_display_name"),
         ("a@example.com;b@example.com", "validate.email_syntax"),
         ("mi\u200bra@example.com", "validate.email_syntax"),
         ("mi\x07ra@example.com", "validate.email_syntax"),
@@ -470,3 +471,34 @@ def test_the_header_again():
 def test_quotes_around_an_email(cell):
     """Quotation marks around an email, and a spreadsheet's mark before it, are not sent with it."""
     assert one("email", cell) == "a@x.org"
+
+
+@pytest.mark.parametrize(
+    ("cell", "reason"),
+    [
+        ("919,986,000,586", "validate.mobile_thousands"),
+        ("2026-11-27", "validate.mobile_date"),
+        ("27/11/2026 00:00", "validate.mobile_characters"),
+        ("27/11/2026", "validate.mobile_date"),
+        ("+919986000586 ext. 12", "validate.mobile_extension"),
+        ("919986000586x12", "validate.mobile_extension"),
+        ("9.19986E+11", "validate.mobile_scientific"),
+    ],
+)
+def test_reasons_name_the_cause(cell, reason):
+    """What a program made of a number is said, with and without a region."""
+    for settings in (IdentifiersSection(), IdentifiersSection.model_validate({"mobile": {"region": "IN"}})):
+        frame = identify(rows(m=[cell]), {"mobile": "m"}, "wide", settings, NO_SOURCE).collect()
+        assert frame["reason"].to_list() == [reason]
+
+
+def test_numbers_that_no_mobile_has():
+    """They are rejected, or taken and said where the job wants that."""
+    cells = ["98765", "+9198765432101", "9876543210", "12"]
+    taken = {"reject": [None, None, "919876543210", None], "warn": [None, "9198765432101", "919876543210", None]}
+    for invalid, sent in taken.items():
+        settings = IdentifiersSection.model_validate({"mobile": {"region": "IN", "invalid": invalid}})
+        frame = identify(rows(m=cells), {"mobile": "m"}, "wide", settings, NO_SOURCE).collect()
+        assert frame["identifier"].to_list() == sent
+        over = "mobile:validate.mobile_impossible" if invalid == "warn" else None
+        assert frame["passed_over"].to_list() == [None, over, None, None]

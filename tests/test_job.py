@@ -70,7 +70,7 @@ def write(tmp_path: Path) -> Write:
         ("guards__max_failed_ratio", 1.5, "1.5 is above 1"),
         ("guards__canary_rows", 0, "0 is below 1"),
         ("reconcile__settle_after_seconds", -1, "-1 is below 0"),
-        ("output__formats", ["xlsx"], '"xlsx" is none of csv, parquet'),
+        ("output__formats", ["ods"], '"ods" is none of csv, xlsx, parquet'),
         ("output__formats", [], "must name at least one"),
         ("output__state_dir", "~/state", "begins with ~"),
     ],
@@ -234,3 +234,18 @@ def test_schema() -> None:
         assert section["description"]
         assert "\n" not in section["description"]
     assert {key.rpartition(".")[2] for key in SETTINGS} <= known
+
+
+@pytest.mark.parametrize(
+    ("mobile", "code", "said"),
+    [
+        ({"region": "IN"}, "91", "goes without"),
+        ({"region": "ZZ"}, None, "no ISO country code"),
+        ({"invalid": "warn"}, None, "means nothing without region"),
+    ],
+)
+def test_a_region_and_a_country_code(write, mobile, code, said):
+    """Two rules for the same numbers are one too many; a region that is none is refused."""
+    identifiers = {"mobile": mobile} | ({"country_code": code} if code else {})
+    (problem,) = problems_of(write(identifiers=identifiers))
+    assert said in problem

@@ -46,7 +46,7 @@ def what_customer_got(loaded: LoadedJob, identifier: str) -> list[dict[str, obje
     )
     remembered = register.issued_without_lock(loaded.state_dir, loaded.job.issues())
     mobiles = keys.filter(pl.col("identifier_type") == "mobile").collect()["compare_key"]
-    remembered = same_number.alike(remembered, mobiles, loaded.job.identifiers.country_code)
+    remembered = same_number.alike(remembered, mobiles, loaded.job.identifiers.calling_code)
     digest = remembered.digests.of(pl.col("identifier_type"), pl.col("compare_key"))
     wanted = keys.select("identifier_type", digest.alias("key")).collect()
     asked = {kind: wanted.filter(pl.col("identifier_type") == kind)["key"].implode() for kind in STRENGTH}

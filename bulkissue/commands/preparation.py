@@ -142,7 +142,7 @@ def manifest_of(
         state_dir=str(loaded.state_dir),
         state_identity=mark.identity if mark else "",
         number=number,
-        country_code=loaded.job.identifiers.country_code or "",
+        country_code=loaded.job.identifiers.calling_code or "",
         national_length=loaded.job.identifiers.national_length,
         started_at=now_text(),
         rows=intake.rows,

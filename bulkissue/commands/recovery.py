@@ -211,7 +211,7 @@ def _customers(loaded: LoadedJob, word: LastWord, target: str, folder: Path) -> 
             pl.col("_bi_row").alias("source_row"),
             *(pl.lit(None).alias(name) for name in ("customer_id", "reference", "answered_at")),
             *KNOWN_BY.values(),
-            pl.lit(loaded.job.identifiers.country_code or "").alias("country_code"),
+            pl.lit(loaded.job.identifiers.calling_code or "").alias("country_code"),
             pl.lit(loaded.job.identifiers.national_length).alias("national_length"),
         )
         .select(pl.col(name).cast(kind) for name, kind in history.RUN_SCHEMA.items())

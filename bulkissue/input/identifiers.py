@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 import polars as pl
 
 from bulkissue.input.column_mapping import INVISIBLE, SPELLINGS
+from bulkissue.input.mobiles import SCIENTIFIC, as_it_stands, mobiles
 from bulkissue.job.model import IdentifiersSection
 from bulkissue.outcomes import IDENTIFIER_TYPES, REASONS
 
@@ -20,9 +21,6 @@ IDENTIFIER_TYPE = pl.Enum(IDENTIFIER_TYPES)
 
 _LARGEST_ID = "9223372036854775807"
 _WHOLE = r"^(?:([0-9]{4,})\.0+|([0-9]{1,3})\.(?:00?|0000+))$"  # 555.000 may mean 555000
-_SCIENTIFIC = r"^[+-]?[0-9]+(?:[.,][0-9]+)?[eE][+-]?[0-9]+$"
-_BLANKS = r"[\s\u{ad}\u{61c}\u{180e}\u{200b}-\u{200f}\u{202a}-\u{202e}\u{2060}-\u{206f}\u{feff}]+"
-_SEPARATORS = r"[().\-/\u{2010}-\u{2015}\u{2212}]+"
 _WORD = r"\p{L}\p{M}\p{N}"
 _ASCII_EMAIL = (
     r"^[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@"
@@ -36,7 +34,6 @@ _ANY_EMAIL = (
 #: What the rules of each type leave as it is.
 _AS_IT_STANDS = {
     "id": r"^[1-9][0-9]{0,17}$",
-    "mobile": r"^[1-9][0-9]{8,14}$",
     "email": r"^[A-Za-z0-9]" + _ASCII_EMAIL.removeprefix("^").replace("{1,64}", "{0,63}", 1),
     # With a digit in it: NULL, none and Total are looked at.
     "external_id": r"^[A-Za-z_-]*[0-9][0-9A-Za-z_-]*$",
@@ -46,8 +43,6 @@ _WORDS_FOR_NOTHING = ("null", "n/a", "#n/a", "nan", "none", "-")
 #: ="0791…" and '0791… make a spreadsheet leave a text alone; a text may stand in quotation marks of any kind.
 _WRAPPED = r"^=?[\"\u{201c}\u{201d}\u{201e}\u{ab}\u{bb}](.*)[\"\u{201c}\u{201d}\u{ab}\u{bb}]$"
 _MARKS_IN_FRONT = "'\u2018\u2019"
-#: Full-width, Arabic, Persian and Devanagari digits are digits.
-_DIGITS = {chr(zero + digit): str(digit) for zero in (0xFF10, 0x660, 0x6F0, 0x966) for digit in range(10)}
 _TOTAL = r"(?i)^\(?(?:(?:grand|sub)[ -]?)?totals?\b|^\(?[0-9]+ (?:rows?|records?)\b|^(?:sum|count)$"
 _DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[ T][0-9]{2}:[0-9]{2}.*)?$|^[0-9]{2}:[0-9]{2}:[0-9]{2}$"
 
@@ -109,9 +104,10 @@ def identify(
                 .then(pl.lit("validate.route"))
                 .alias(f"{identifier_type}_reason"),
                 pl.lit(None, pl.String).alias(identifier_type),
+                mobile_warned=pl.lit(value=False),
             )
         elif identifier_type == "mobile":
-            frame = _mobiles(frame, settings.country_code, settings.national_length)
+            frame = mobiles(frame, settings)
         elif identifier_type == "external_id":
             header = columns.get("external_id", columns.get("identifier", ""))
             frame = _external_ids(frame, settings.external_id.pattern, header)
@@ -141,15 +137,16 @@ def _as_it_stands(
         kind = pl.lit(only or None, IDENTIFIER_TYPE)
         chosen = {only: pl.lit(value=True)} if only in carried else {}
         cell = pl.col(columns[only if wide else "identifier"]) if chosen else _NOTHING
-    value = key = cell
-    if "mobile" in chosen and settings.country_code is not None:
-        national = chosen["mobile"] & (cell.str.len_bytes() == settings.national_length)
-        value = key = pl.when(national).then(pl.lit(settings.country_code) + cell).otherwise(cell)
+    value, patterns, mobile_fits = cell, dict(_AS_IT_STANDS), pl.lit(value=False)
+    if "mobile" in chosen:
+        patterns["mobile"], number, mobile_fits = as_it_stands(cell, settings)
+        value = pl.when(chosen["mobile"]).then(number).otherwise(cell)
+    key = value
     if "email" in chosen:
         key = pl.when(chosen["email"]).then(cell.str.to_lowercase()).otherwise(value)
     longest = {
         "email": cell.str.len_bytes() <= 254,
-        "mobile": _has_a_length(value, settings.country_code, settings.national_length),
+        "mobile": mobile_fits,
         "external_id": (cell.str.len_bytes() <= 50) & _fits(cell, settings.external_id.pattern),
     }
     in_order, source = pl.lit(value=False), _NOTHING
@@ -157,7 +154,7 @@ def _as_it_stands(
         within = [name for name in chosen if carried[name] == known]
         said = pl.lit("") if known is None else _known_source(columns, settings.default_source, known)
         for name in within:
-            clean = pl.when(chosen[name]).then(cell).str.contains(_AS_IT_STANDS[name])
+            clean = pl.when(chosen[name]).then(cell).str.contains(patterns[name])
             in_order |= clean & longest.get(name, True) & said.is_not_null()
         if within:
             here = pl.any_horizontal(chosen[name] for name in within)
@@ -182,61 +179,6 @@ def _known_source(columns: Mapping[str, str], default: str | None, known: tuple[
         return otherwise
     cell = pl.col(columns["source"])
     return pl.when(cell.is_in(known)).then(cell).when(cell.is_null()).then(otherwise)
-
-
-def ambiguous_mobiles(frame: pl.DataFrame, settings: IdentifiersSection) -> pl.Series:
-    """
-    Where one number may stand both with and without its country code: `validate.mobile_ambiguous`.
-
-    Only where no country code is configured. A mobile of `national_length` digits and one of 1 to 3 digits more
-    that ends with it are both marked; they may be one customer or two, and only the job's owner knows.
-
-    Args:
-        frame: The whole input's `identifier_type`, `identifier` and `reason`, as `identify` gives them.
-        settings: `[identifiers]`.
-
-    Returns:
-        Boolean, one for each row, never null.
-    """
-    nobody = pl.repeat(False, frame.height, dtype=pl.Boolean, eager=True)
-    if settings.country_code is not None:
-        return nobody
-    national = settings.national_length
-    length = pl.col("identifier").str.len_bytes()
-    numbers = frame.lazy().filter((pl.col("identifier_type") == "mobile") & pl.col("reason").is_null())
-    is_national = (length == national).fill_null(value=False)
-    is_international = length.is_between(national + 1, national + 3).fill_null(value=False)
-    both = numbers.select(is_national.any(), other=is_international.any()).collect()
-    if not all(both.row(0)):
-        return nobody
-    # At most 15 digits; and as a national number never begins with 0, its end as a number is its end as text.
-    end = pl.col("identifier").cast(pl.Int64, strict=False).mod(10**national)
-    ends = numbers.filter(is_national | is_international).select(end=end, international=is_international)
-    shared = (
-        ends.group_by("end")
-        .agg(pl.col("international").any().alias("some"), pl.col("international").all().alias("all"))
-        .filter(pl.col("some") & ~pl.col("all"))
-        .collect()["end"]
-    )
-    if shared.is_empty():
-        return nobody
-    mark = (
-        (pl.col("identifier_type") == "mobile")
-        & pl.col("reason").is_null()
-        & (is_national | is_international)
-        & end.is_in(shared.implode())
-    )
-    return frame.select(mark.fill_null(value=False)).to_series()
-
-
-def _has_a_length(number: pl.Expr, country_code: str | None, national_length: int) -> pl.Expr:
-    """Whether digits that nothing else says to be international are as many as a number of the country has."""
-    length = number.str.len_bytes()
-    possible = length.is_between(9, 15)
-    if country_code is None:
-        return possible
-    whole = len(country_code) + national_length
-    return possible & (length == whole) & number.str.starts_with(country_code)
 
 
 def _fits(text: pl.Expr, pattern: str | None) -> pl.Expr:
@@ -307,7 +249,7 @@ def _ids(frame: pl.LazyFrame) -> pl.LazyFrame:
             )
         )
         .with_columns(
-            id_reason=pl.when(pl.col("id_messy").str.contains(_SCIENTIFIC))
+            id_reason=pl.when(pl.col("id_messy").str.contains(SCIENTIFIC))
             .then(pl.lit("validate.id_scientific"))
             .when(pl.col("id_whole").str.contains(r"^-[0-9]+$"))
             .then(pl.lit("validate.id_out_of_range"))
@@ -327,66 +269,6 @@ def _within_int64(digits: pl.Expr) -> pl.Expr:
     return (digits != "") & ((width < widest) | ((width == widest) & (digits <= _LARGEST_ID)))
 
 
-def _mobiles(frame: pl.LazyFrame, country_code: str | None, national_length: int) -> pl.LazyFrame:
-    """
-    `mobile`: 9 to 15 digits with the country code, the first not 0. Adds `mobile_reason`.
-
-    Blanks, brackets, dots, slashes and dashes go; a leading + or 00 says that the country code is there; else a
-    number of `national_length` digits gets the job's.
-    """
-    text = pl.col("mobile")
-    messy = pl.col("mobile_messy")
-    dialled = pl.col("mobile_dialled")
-    frame = (
-        frame.with_columns(
-            mobile_messy=pl.when(~text.str.contains(r"^[1-9][0-9]*$")).then(
-                text.str.replace(r"(?i)^tel:", "")
-                .str.strip_chars_start("'" + INVISIBLE)
-                .str.replace_many(list(_DIGITS), list(_DIGITS.values()))
-            )
-        )
-        # 919986000586.0 is a float column's text. It is mended before dots go: 9199860005860 would be someone else.
-        .with_columns(
-            mobile_messy=pl.when(messy.str.contains(r"^\+?(?:[0-9]{9,}\.0+|[0-9]+\.00?)$"))
-            .then(messy.str.replace(r"\.0+$", ""))
-            .otherwise(messy)
-        )
-        # +44 (0)20 …: a bracketed 0 behind the country code is dialled only inside the country.
-        .with_columns(
-            mobile_dialled=messy.str.replace_all(_BLANKS, "")
-            .str.replace(r"^((?:\+|00)?[1-9][0-9]{0,2})\(0\)", "$1")
-            .str.replace_all(_SEPARATORS, "")
-        )
-        .with_columns(
-            mobile_international=(dialled.str.starts_with("+") | dialled.str.starts_with("00")).fill_null(value=False),
-            mobile_digits=pl.when(dialled.str.starts_with("+"))
-            .then(dialled.str.strip_prefix("+"))
-            .otherwise(dialled.str.strip_prefix("00")),
-        )
-        .with_columns(mobile=pl.coalesce("mobile_digits", "mobile"))
-    )
-    if country_code is not None:
-        national = (
-            ~pl.col("mobile_international") & (text.str.len_bytes() == national_length) & ~text.str.starts_with("0")
-        )
-        frame = frame.with_columns(mobile=pl.when(national).then(pl.lit(country_code) + text).otherwise(text))
-    return frame.with_columns(
-        mobile_reason=pl.when(messy.str.contains(_SCIENTIFIC))
-        .then(pl.lit("validate.mobile_scientific"))
-        # 9986000586/87 is two numbers, not one of twelve digits.
-        .when(messy.str.contains(r"[0-9]{9,}[^0-9]+[0-9]"))
-        .then(pl.lit("validate.mobile_several"))
-        .when(pl.col("mobile_digits").str.contains(r"[^0-9]"))
-        .then(pl.lit("validate.mobile_characters"))
-        .when(text.str.starts_with("0"))
-        .then(pl.lit("validate.mobile_leading_zero"))
-        .when(~text.str.len_bytes().is_between(9, 15))
-        .then(pl.lit("validate.mobile_length"))
-        .when(~pl.col("mobile_international") & ~_has_a_length(text, country_code, national_length))
-        .then(pl.lit("validate.mobile_length"))
-    ).with_columns(mobile=pl.when(pl.col("mobile_reason").is_null()).then(text))
-
-
 def _emails(frame: pl.LazyFrame) -> pl.LazyFrame:
     """
     `email`: one @, at most 64 characters before it, a domain with a dot behind it, at most 254 in all.
@@ -398,6 +280,8 @@ def _emails(frame: pl.LazyFrame) -> pl.LazyFrame:
     return frame.with_columns(
         email_reason=pl.when(text.str.len_chars() > 254)
         .then(pl.lit("validate.email_length"))
+        .when(messy.str.contains(r"^[^<>]*<[^<>@]+@[^<>@]+>$"))
+        .then(pl.lit("validate.email_display_name"))
         .when(
             ~messy.str.contains(_ANY_EMAIL)
             | messy.str.contains(r"^[^@]{65}")  # local part
@@ -460,6 +344,11 @@ def _first_usable(frame: pl.LazyFrame, types: Sequence[str], *, fall_back: bool)
     for t in types:
         over.append(pl.when(before & damaged[t]).then(pl.format(t + ":{}", f"{t}_reason")))
         before &= pl.col(t).is_null()
+    warned = _NOTHING
+    if "mobile" in types:
+        # Taken all the same, as the job wants it, and said.
+        taken = pl.all_horizontal(pl.lit(value=True), *[pl.col(t).is_null() for t in types[: types.index("mobile")]])
+        warned = pl.when(taken & pl.col("mobile_warned")).then(pl.lit("mobile:validate.mobile_impossible"))
     return frame.with_columns(
         chosen=pl.coalesce(
             *[pl.when(pl.col(t).is_not_null()).then(pl.lit(t)) for t in types],
@@ -467,7 +356,7 @@ def _first_usable(frame: pl.LazyFrame, types: Sequence[str], *, fall_back: bool)
             _NOTHING,
         ),
         value=pl.coalesce(*types, _NOTHING),
-        passed_over=pl.coalesce(*over, _NOTHING),
+        passed_over=pl.coalesce(*over, warned, _NOTHING),
         key=pl.coalesce(*[keys.get(t, pl.col(t)) for t in types], _NOTHING),
         reason=pl.when(pl.all_horizontal(pl.lit(value=True), *[pl.col(t).is_null() for t in types])).then(
             pl.coalesce("type_reason", *reasons, pl.lit("validate.identifier_missing"))

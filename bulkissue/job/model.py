@@ -233,6 +233,25 @@ class ExternalIdSection(Section):
     )
 
 
+def _region(name: str) -> str:
+    from phonenumbers import SUPPORTED_REGIONS  # takes a while to load
+
+    if name.upper() not in SUPPORTED_REGIONS:
+        raise ValueError("is no ISO country code of two letters that phone numbers are known of, such as GB or IN")
+    return name.upper()
+
+
+class MobileSection(Section):
+    """How mobiles are written, by libphonenumber's rules."""
+
+    region: Annotated[str, AfterValidator(_region)] | None = Field(
+        default=None, description="ISO country: national forms, with and without trunk prefix, are understood."
+    )
+    invalid: Literal["reject", "warn"] = Field(
+        default="reject", description="With region: what to do with numbers that no mobile of their country has."
+    )
+
+
 class IdentifiersSection(Section):
     """How the input's values are read as identifiers."""
 
@@ -247,12 +266,22 @@ class IdentifiersSection(Section):
         description="Wide form: the first of these that is usable is taken.",
     )
     external_id: ExternalIdSection = ExternalIdSection()
+    mobile: MobileSection = MobileSection()
     fall_back: bool = Field(
         default=True, description="Send a row by its next identifier where the preferred one is there and unusable."
     )
     resolve_customers: bool = Field(
         default=False, description="Look customers up first and de-duplicate by the service's own id."
     )
+
+    @property
+    def calling_code(self) -> str | None:
+        """What national mobiles get in front, by country code or region."""
+        if self.country_code is None and self.mobile.region is not None:
+            from phonenumbers import country_code_for_region
+
+            return str(country_code_for_region(self.mobile.region))
+        return self.country_code
 
 
 class AuthSection(Section):

@@ -9,8 +9,9 @@ from pathlib import Path
 import polars as pl
 
 from bulkissue.errors import InputRefused
-from bulkissue.input.identifiers import ambiguous_mobiles, identified
+from bulkissue.input.identifiers import identified
 from bulkissue.input.intake import Intake
+from bulkissue.input.mobiles import ambiguous_mobiles
 from bulkissue.job.model import Job
 from bulkissue.outcomes import IDENTIFIER_TYPES, KNOWN_BY, REASONS, STRENGTH, Outcome
 from bulkissue.plan.rows import OUTCOME, SLICE, settle

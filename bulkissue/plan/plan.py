@@ -74,6 +74,9 @@ class Plan:
             mine = [one for one in self.fallbacks if (one.sent_by, one.preferred) == (sent_by, preferred)]
             why = ", ".join(f"{one.reason} {one.rows:,}" for one in mine)
             rows = sum(one.rows for one in mine)
+            if sent_by == preferred:
+                told.append(f"{rows:,} of {self.rows:,} rows go by a {sent_by} that looks wrong ({why})")
+                continue
             told.append(
                 f"{rows:,} of {self.rows:,} rows go by {sent_by}, as their {preferred} cannot be used ({why}); "
                 "[identifiers] fall_back = false rejects them"
@@ -279,7 +282,7 @@ def hold(
         return held_by_history(still_wanted(left_over, history.digests), pl.DataFrame(), nobody())[0]
     usable = planned.lazy().filter(pl.col("compare_key").is_not_null())
     known = all_known(usable.with_columns(pl.col("identifier_type").cast(pl.String)), "compare_key").collect()
-    history = same_number.alike(history, known["mobile"], job.identifiers.country_code)
+    history = same_number.alike(history, known["mobile"], job.identifiers.calling_code)
     wanted = still_wanted(left_over, history.digests)
     held, _ = held_by_history(wanted, history.digests.of_known(ties(known)), history, customers)
     rest = left_over.filter(~pl.col("row").is_in(held["row"].implode())).with_columns(outcome=pl.lit(None, pl.String))

@@ -61,7 +61,7 @@ def distinct(input_path: Path, intake: Intake, job: Job, history: History) -> Di
         known = _alone(rows)
     digests, past = None, history.lines.head(0).collect()
     if remembers:
-        history = same_number.alike(history, known["mobile"], job.identifiers.country_code)
+        history = same_number.alike(history, known["mobile"], job.identifiers.calling_code)
         digests = history.digests.of_known(known, history.kinds())
         past = related(history, digests, several=with_several(known).any())
         if alone and past.is_empty():

@@ -72,7 +72,7 @@ def ambiguous(history: History, rows: pl.DataFrame, settings: IdentifiersSection
         Boolean, a line for each row.
     """
     nobody = pl.Series([False], dtype=pl.Boolean).new_from_index(0, rows.height)
-    if settings.country_code is not None:
+    if settings.calling_code is not None:
         return nobody
     national, digests = settings.national_length, history.digests
     length = pl.col("compare_key").str.len_bytes()

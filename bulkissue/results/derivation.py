@@ -356,11 +356,12 @@ def _final(heads: pl.DataFrame, run: Run, ending: Ending) -> pl.DataFrame:
         pl.lit(ending.message),
     )
     over = pl.when(planned).then("passed_over").str.splitn(":", 2).struct
-    instead = pl.format(
-        "sent by {}, as the {} cannot be used ({})",
-        pl.col("identifier_type").cast(pl.String),
-        over.field("field_0"),
-        over.field("field_1"),
+    kind = pl.col("identifier_type").cast(pl.String)
+    preferred, why = over.field("field_0"), over.field("field_1")
+    instead = (
+        pl.when(preferred == kind)
+        .then(pl.format("sent all the same ({})", why))
+        .otherwise(pl.format("sent by {}, as the {} cannot be used ({})", kind, preferred, why))
     )
     message = pl.concat_str(pl.when(message != "").then(message), instead, separator="; ", ignore_nulls=True)
     return heads.select(

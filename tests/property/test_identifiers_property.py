@@ -12,9 +12,10 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from bulkissue.input.identifiers import ambiguous_mobiles, identify
 from bulkissue.input.identifiers import identified as at_once
+from bulkissue.input.identifiers import identify
 from bulkissue.input.intake import take_in
+from bulkissue.input.mobiles import ambiguous_mobiles
 from bulkissue.job.model import IdentifiersSection, InputSection
 from bulkissue.outcomes import IDENTIFIER_TYPES, REASONS
 
