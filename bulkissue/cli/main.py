@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 
 from bulkissue import __version__
-from bulkissue.cli import looking, sending, settling, state
+from bulkissue.cli import accounting, looking, sending, settling, state
 from bulkissue.errors import BulkissueError, ExitCode
 from bulkissue.signals import ENDING
 from bulkissue.streams import Unfailing, open_standard_streams
@@ -45,6 +45,7 @@ for _command in (
     looking.status,
     looking.verify,
     looking.history_command,
+    accounting.export,
     state.state_group,
     looking.check,
     looking.sandbox,
