@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from bulkissue.cli.options import JOB, JSON
+from bulkissue.cli.options import JOB, JSON, RUNS_DIR
 from bulkissue.cli.screen import Screen
+from bulkissue.errors import ExitCode
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from bulkissue.commands.diff import Difference
     from bulkissue.commands.export import Exported
 
 _FORMATS = ("csv", "parquet", "xlsx")
@@ -107,4 +109,65 @@ def _document(found: "Exported", out: Path | None) -> dict[str, Any]:
         "complete": found.complete,
         "runs": [dict(zip(header, line, strict=True)) for line in lines[:-1]],
         "missing": [{"run": one.run_id, "why": one.why} for one in found.missing],
+    }
+
+
+@click.command()
+@click.argument("first", metavar="RUN")
+@click.argument("second", metavar="RUN")
+@RUNS_DIR
+@click.option("--out", type=_OUT, metavar="FILE", help="Write the customers who differ there, as CSV.")
+@JSON
+def diff(first: str, second: str, runs_dir: Path, out: Path | None, as_json: bool) -> int:
+    """
+    Show how the rows of two runs differ, by customer.
+
+    Customers are the same by the identifier they were sent by. Of one who stands in several rows of a run the row
+    counts that was to be sent.
+    """
+    from bulkissue.commands import diff as differing
+    from bulkissue.state.run_folder import find_run
+
+    screen = Screen(as_json=as_json, quiet=False)
+    folders = [find_run(name, runs_dir) for name in (first, second)]
+    with differing.diff(*folders, beside=out.parent if out else None) as found:
+        if out is not None:
+            differing.write(found, out)
+        if as_json:
+            screen.document(_difference(found, out))
+        else:
+            _print_difference(screen.out, found, out)
+    return ExitCode.OK
+
+
+def _print_difference(console: "Console", found: "Difference", out: Path | None) -> None:
+    from bulkissue.cli import summary
+
+    one, other = found.runs
+    for manifest in found.runs:
+        console.print(f"{manifest.run_id} {manifest.job}: {manifest.target}, {manifest.rows:,} rows", soft_wrap=True)
+    lines = [
+        (" ".join(change.first or ("not there",)), " ".join(change.second or ("not there",)), f"{change.customers:,}")
+        for change in found.changes
+    ]
+    if lines:
+        summary.print_table(console, (one.run_id, other.run_id, "customers"), lines)
+    console.print(f"{found.differing:,} customers differ, {found.same:,} ended alike{f'; {out}' if out else ''}")
+    for manifest, repeats, nameless in zip(found.runs, found.repeats, found.nameless, strict=True):
+        if repeats or nameless:
+            console.print(f"{manifest.run_id}: {repeats:,} rows repeat a customer, {nameless:,} name nobody")
+
+
+def _difference(found: "Difference", out: Path | None) -> dict[str, Any]:
+    return {
+        "exit_code": int(ExitCode.OK),
+        "runs": [manifest.run_id for manifest in found.runs],
+        "file": str(out) if out else None,
+        "same": found.same,
+        "differing": found.differing,
+        "changes": [
+            {"first": change.first, "second": change.second, "customers": change.customers} for change in found.changes
+        ],
+        "repeats": found.repeats,
+        "nameless": found.nameless,
     }

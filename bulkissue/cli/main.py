@@ -46,6 +46,7 @@ for _command in (
     looking.verify,
     looking.history_command,
     accounting.export,
+    accounting.diff,
     state.state_group,
     looking.check,
     looking.sandbox,
