@@ -235,6 +235,22 @@ def test_a_crashed_run(scene):
     assert totals(scene)["lines"] == len(scene.service.issued())
 
 
+@pytest.mark.parametrize("place", ["sending.ended", "ledgers.written", "journal.closed", "manifest.finished"])
+def test_killed_while_the_books_are_written(place, scene):
+    """Neither a run nor a reconcile that is killed there is taken for broken books; both may be ended."""
+    lose(scene, after=(1,))
+    scene.run(path="0.csv")
+    scene.do("reconcile", "latest", crash_at=place)
+    whole = place == "manifest.finished"
+    assert totals(scene, code=0 if whole else 3)["lines"] == 10
+    scene.do("reconcile", "latest")
+    assert totals(scene)["lines"] == 10
+    scene.run(path="1.csv", crash_at=place)
+    assert totals(scene, code=0 if whole else 3)["lines"] == 20
+    assert scene.resume().code == 0
+    assert totals(scene)["lines"] == len(scene.service.issued()) == 20
+
+
 def test_a_run_that_the_register_forgot(settled):
     """A run in runs_dir that the register does not know issued all the same: its lines are there, and that is said."""
     run_id = settled.run_dir().name

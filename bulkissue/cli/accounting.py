@@ -91,7 +91,7 @@ def _print_totals(console: "Console", found: "Exported", out: Path | None) -> No
     for missing in found.missing:
         console.print(f"not complete: run {missing.run_id} may have issued, and {missing.why}", soft_wrap=True)
     for run in found.open_runs:
-        console.print(f"not complete: run {run.run_id} has not come to its end; resume it first", soft_wrap=True)
+        console.print(f"not complete: run {run.run_id} has not come to its end: resume it", soft_wrap=True)
     if unknown := sum(run.unknown for run in found.runs):
         console.print(
             f"{unknown:,} rows are unknown: they may have been issued, and are no lines of the export; reconcile"

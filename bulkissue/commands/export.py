@@ -266,9 +266,8 @@ class _Collected:
         meta = journal.meta()
         if entry is not None:
             entry.refuse_copy(journal.path, int(meta["commits"]))
-        ended = _has_ended(manifest, meta, entry)
-        stop = manifest.stop
-        ending = derivation.Ending(completed=True) if ended and stop is None else derivation.Ending(completed=False)
+        ended = meta["open"] == "0" and manifest.exit_code is not None and manifest.state not in {"planned", "running"}
+        ending = derivation.Ending(completed=ended and manifest.stop is None)
         count = issued.Count()
         parts: list[Path] = []
         exported = 0
@@ -278,11 +277,13 @@ class _Collected:
             if chosen.height:
                 parts.append(self._put(chosen, len(self.parts) + len(parts)))
         if ended and count.counts() != manifest.counts:
-            raise ConservationBroken(
-                f"run {manifest.run_id}: plan and journal give {count.counts()}, {run_folder.MANIFEST} says "
-                f"{manifest.counts}; nothing is exported",
-                hint=f"bulkissue verify {run.folder}",
-            )
+            if _knows_the_end(entry, meta):
+                raise ConservationBroken(
+                    f"run {manifest.run_id}: plan and journal give {count.counts()}, {run_folder.MANIFEST} says "
+                    f"{manifest.counts}; nothing is exported",
+                    hint=f"bulkissue verify {run.folder}",
+                )
+            ended = False  # killed before it wrote its counts
         self.parts += parts
         self.runs.append(
             RunTotals(
@@ -329,10 +330,8 @@ class _Collected:
         return part
 
 
-def _has_ended(manifest: Manifest, meta: dict[str, str], entry: Registered | None) -> bool:
-    """Whether the run's books are written, and nobody has written its journal since."""
-    if meta["open"] != "0" or manifest.exit_code is None or manifest.state in {"planned", "running"}:
-        return False
+def _knows_the_end(entry: Registered | None, meta: dict[str, str]) -> bool:
+    """Whether the register has nothing against it that the run's counts are those of its journal as it stands."""
     return entry is None or (entry.state == "settled" and entry.commits in {0, int(meta["commits"])})
 
 
