@@ -19,6 +19,7 @@ from scene import MOBILES, Scene
 from bulkissue.commands.export import Period
 from bulkissue.errors import SettingsRefused, UsageRefused
 from bulkissue.results import issued, tables
+from bulkissue.results.workbooks import MOST_ROWS
 from bulkissue.sandbox import Fault, Running
 
 Line = dict[str, str]
@@ -319,7 +320,7 @@ def test_a_workbook_keeps_text(tmp_path):
     tables.write(out, [part], pl.Schema({"text": pl.String()}), "xlsx", beside={"totals": [("lines",), (6,)]})
     found = pl.read_excel(out, sheet_name="issued", infer_schema_length=0)["text"].to_list()
     assert found == [*texts[:-1], "x" * 32_767]
-    pl.DataFrame({"text": ["x"]}).select(pl.col("text").repeat_by(tables.SHEET_ROWS).explode()).write_parquet(part)
+    pl.DataFrame({"text": ["x"]}).select(pl.col("text").repeat_by(MOST_ROWS + 1).explode()).write_parquet(part)
     with pytest.raises(UsageRefused, match="a sheet holds 1,048,575 lines"):
         tables.write(out, [part], pl.Schema({"text": pl.String()}), "xlsx", beside={})
 

@@ -13,10 +13,9 @@ import polars as pl
 
 from bulkissue.errors import SettingsRefused, UsageRefused
 from bulkissue.files import replacing_path
+from bulkissue.results.workbooks import MOST_ROWS
 
 Format = Literal["csv", "parquet", "xlsx"]
-#: What a sheet holds at most, its header included.
-SHEET_ROWS = 1_048_576
 _CELL = 32_767
 
 
@@ -52,9 +51,9 @@ def write(
     """
     table = pl.scan_parquet(list(parts), glob=False) if parts else pl.LazyFrame(schema=schema)
     lines = int(table.select(pl.len()).collect().item()) if kind == "xlsx" else 0
-    if lines >= SHEET_ROWS:
+    if lines > MOST_ROWS:
         raise UsageRefused(
-            f"a sheet holds {SHEET_ROWS - 1:,} lines below its header, and these are {lines:,}",
+            f"a sheet holds {MOST_ROWS:,} lines below its header, and these are {lines:,}",
             hint="--format csv or parquet; or a shorter time with --from and --to",
         )
     with replacing_path(out) as partial:
@@ -77,21 +76,24 @@ def _write_workbook(
         ) from missing
     # Rows go to the disk as they come; beside the file, as they name customers.
     with xlsxwriter.Workbook(str(path), {"constant_memory": True, "tmpdir": str(path.parent)}) as book:
+        # Who edits a cell does not make a number of it either.
+        as_text = book.add_format({"num_format": "@"})
         sheet = book.add_worksheet("issued")
-        _write_rows(sheet, [tuple(schema)], 0)
+        sheet.freeze_panes(1, 0)
+        _write_rows(sheet, [tuple(schema)], 0, as_text)
         begin = 1
         for part in parts:
             frame = pl.read_parquet(part)
-            _write_rows(sheet, frame.iter_rows(), begin)
+            _write_rows(sheet, frame.iter_rows(), begin, as_text)
             begin += frame.height
         for name, lines in beside.items():
-            _write_rows(book.add_worksheet(name), lines, 0)
+            _write_rows(book.add_worksheet(name), lines, 0, as_text)
 
 
-def _write_rows(sheet: Any, rows: Iterable[tuple[object, ...]], begin: int) -> None:
+def _write_rows(sheet: Any, rows: Iterable[tuple[object, ...]], begin: int, as_text: Any) -> None:
     for line, row in enumerate(rows, begin):
         for column, cell in enumerate(row):
             if isinstance(cell, int):
                 sheet.write_number(line, column, cell)
             elif cell is not None:
-                sheet.write_string(line, column, str(cell)[:_CELL])
+                sheet.write_string(line, column, str(cell)[:_CELL], as_text)
