@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 
 from bulkissue import __version__
-from bulkissue.cli import looking, sending, settling, state
+from bulkissue.cli import accounting, installing, looking, sending, settling, state
 from bulkissue.errors import BulkissueError, ExitCode
 from bulkissue.signals import ENDING
 from bulkissue.streams import Unfailing, open_standard_streams
@@ -45,9 +45,13 @@ for _command in (
     looking.status,
     looking.verify,
     looking.history_command,
+    accounting.export,
+    accounting.diff,
     state.state_group,
     looking.check,
     looking.sandbox,
+    installing.schedule,
+    installing.completion,
 ):
     cli.add_command(_command)
 

@@ -54,7 +54,7 @@ def region_of(name: str) -> Region:
     if metadata is None:
         raise ValueError("is no ISO country code that libphonenumber knows, such as GB or IN")
     # Of several countries with one calling code the main one says how long its numbers are.
-    main_name = region_code_for_country_code(metadata.country_code)
+    main_name = region_code_for_country_code(metadata.country_code or 0)
     main = PhoneMetadata.metadata_for_region(main_name) or metadata
     general, mobile = metadata.general_desc, main.mobile
     if general is None or general.national_number_pattern is None:

@@ -12,6 +12,7 @@ from urllib.parse import quote, urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
+from bulkissue.job import cron
 from bulkissue.job.actions import ACTIONS, Action
 from bulkissue.job.target import Target
 
@@ -147,6 +148,7 @@ _Source = Annotated[Source, BeforeValidator(_upper)]
 _CountryCode = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,2}$")]
 _HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")]
 _HeaderValue = Annotated[str, AfterValidator(_header_value)]
+_Cron = Annotated[str, AfterValidator(cron.checked)]
 
 
 class Section(BaseModel):
@@ -387,6 +389,12 @@ class OutputSection(Section):
     )
 
 
+class ScheduleSection(Section):
+    """When it runs; for `bulkissue schedule`, which writes it down for cron, systemd or Kubernetes."""
+
+    cron: _Cron | None = Field(default=None, description="Minute, hour, day, month and weekday, as in a crontab.")
+
+
 class Job(Section):
     """A whole job file."""
 
@@ -399,6 +407,7 @@ class Job(Section):
     guards: GuardsSection = GuardsSection()
     reconcile: ReconcileSection = ReconcileSection()
     output: OutputSection = OutputSection()
+    schedule: ScheduleSection = ScheduleSection()
 
     def issues(self) -> Target:
         """The target this job issues."""

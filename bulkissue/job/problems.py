@@ -126,7 +126,7 @@ def disagreements(tree: dict[str, Any], refused: set[str]) -> Iterator[tuple[str
     code, region = at(tree, "identifiers.country_code"), at(tree, "identifiers.mobile.region")
     if isinstance(region, str) and sound("identifiers.mobile") and code is not None:
         yield "identifiers.country_code", "goes without [identifiers.mobile] region, which knows the country's code"
-    if region is None and at(tree, "identifiers.mobile.invalid") is not None:
+    if region is None and at(tree, "identifiers.mobile.invalid") == "warn":
         yield "identifiers.mobile.invalid", "means nothing without region"
     if at(tree, "api.auth.method") == "basic":
         for name in AttributionSection.model_fields:

@@ -187,6 +187,15 @@ class TargetState:
         files = [path for folder in self.folders for path in sorted((folder / "words").glob(f"{run_id}-*.parquet"))]
         return pl.concat([pl.DataFrame(schema=history.RUN_SCHEMA), *map(pl.read_parquet, files)])
 
+    def words(self, run_id: str) -> list[tuple[dict[str, object], pl.DataFrame]]:
+        """Each word that was kept of a lost run, oldest first: what was said, and the customers it named."""
+        kept = {path.name: path for folder in self.folders for path in (folder / "words").glob(f"{run_id}-*.json")}
+        said = [
+            (msgspec.json.decode(path.read_bytes(), type=dict[str, object]), path.with_suffix(".parquet"))
+            for path in kept.values()
+        ]
+        return [(word, pl.read_parquet(path)) for word, path in sorted(said, key=lambda one: str(one[0]["at"]))]
+
 
 def known_runs(state_dir: Path) -> set[str]:
     """The ids of all registered runs of whatever target; takes no lock."""
@@ -291,9 +300,15 @@ def is_sending(state_dir: Path, target: Target, run_id: str) -> bool:
     return lock.is_held() and f'"{run_id}"' in lock.holder()
 
 
+def without_lock(state_dir: Path, target: Target) -> TargetState:
+    """The target's part of the state folder, for questions: takes no lock and makes no folder."""
+    folders = tuple(state_dir / name for name in _names(state_dir, target))
+    return TargetState(folders, history.read_digests(state_dir))
+
+
 def issued_without_lock(state_dir: Path, target: Target) -> History:
     """As `TargetState.issued`, for questions and dry runs: takes no lock and makes no folder."""
-    return _unlocked(state_dir, target).issued() if read_mark(state_dir) else history.nobody()
+    return without_lock(state_dir, target).issued() if read_mark(state_dir) else history.nobody()
 
 
 def elsewhere(state_dir: Path, target: Target) -> dict[str, History]:
@@ -308,7 +323,7 @@ def elsewhere(state_dir: Path, target: Target) -> dict[str, History]:
     return {
         other.environment: state.issued()
         for other in others
-        if other.environment != target.environment and (state := _unlocked(state_dir, other)).history_files()
+        if other.environment != target.environment and (state := without_lock(state_dir, other)).history_files()
     }
 
 
@@ -349,11 +364,6 @@ def _names(state_dir: Path, target: Target) -> list[str]:
 
 def _without_occasion(targets: Iterable[Target]) -> set[str]:
     return {name for target in targets for name in replace(target, occasion="").names()}
-
-
-def _unlocked(state_dir: Path, target: Target) -> TargetState:
-    folders = tuple(state_dir / name for name in _names(state_dir, target))
-    return TargetState(folders, history.read_digests(state_dir))
 
 
 def _locked_message(target: Target, holder: str) -> str:
