@@ -349,3 +349,49 @@ def test_answers(status, body, customer, settled, readable):
     """A customer id is taken from a success only, and "nobody" only from a code that means it."""
     known = lookup.read(Reply(status, body.encode()))
     assert (known.customer_id, known.settled, known.readable) == (customer, settled, readable)
+
+
+WIDE = ("mobile", "email")
+
+
+@pytest.fixture
+def wide(scene, write_input, write_job):
+    """A job over a wide file; `PEOPLE` are as the service knows them."""
+
+    def begin(rows):
+        it = scene(rows_of(*PEOPLE[:1]))
+        write_input(WIDE, rows, "wide.csv")
+        job = (it.folder / "job.toml").read_text()
+        (it.folder / "wide.toml").write_text(job.replace("input.csv", "wide.csv"))
+        return it
+
+    return begin
+
+
+def test_the_service_says_that_two_are_two(wide):
+    """Identifiers that the file ties together, and that are two customers to the service, are two, and that is said."""
+    it = wide([(PEOPLE[0].mobile, PEOPLE[1].email), ("", PEOPLE[1].email), (PEOPLE[2].mobile, PEOPLE[2].email)])
+    ended = it.do("run", "wide.toml", "--yes", "--json")
+    assert ended.counts == {"rows": 3, "succeeded": 3}, ended.err
+    assert sorted(one["customer_id"] for one in it.service.issued()) == [one.id for one in PEOPLE[:3]]
+    assert "1 of 3 rows stand beside another customer's identifiers" in ended.json["warnings"][0]
+
+
+def test_the_service_knows_whose_a_shared_identifier_is(wide):
+    """A family's email that the service knows as one customer's is theirs."""
+    rows = [(PEOPLE[0].mobile, PEOPLE[3].email), (PEOPLE[1].mobile, PEOPLE[3].email), ("", PEOPLE[3].email)]
+    it = wide(rows)
+    ended = it.do("run", "wide.toml", "--yes", "--json")
+    assert ended.counts == {"rows": 3, "succeeded": 3}, ended.err
+    issued = sorted(one["customer_id"] for one in it.service.issued())
+    assert issued == [PEOPLE[0].id, PEOPLE[1].id, PEOPLE[3].id]
+
+
+def test_the_service_s_word_goes_before_history_s_ties(wide, write_input):
+    """A row that history ties to an issued customer, and that is another one by the service, is sent."""
+    it = wide([(PEOPLE[0].mobile, PEOPLE[1].email)])
+    assert it.do("run", "wide.toml", "--yes", "--json").counts == {"rows": 1, "succeeded": 1}
+    write_input(WIDE, [("", PEOPLE[1].email), ("", PEOPLE[0].email)], "wide.csv")
+    ended = it.do("run", "wide.toml", "--yes", "--json")
+    assert ended.counts == {"rows": 2, "succeeded": 1, "already_issued": 1}, ended.err
+    assert sorted(one["customer_id"] for one in it.service.issued()) == [one.id for one in PEOPLE[:2]]

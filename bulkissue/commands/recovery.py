@@ -197,7 +197,7 @@ def _customers(loaded: LoadedJob, word: LastWord, target: str, folder: Path) -> 
     """Everybody in the word's files, once, as a run tells it."""
     out = folder / "input.parquet"
     intake = take_in(list(word.files), base=loaded.base, settings=loaded.job.input, target=target, out=out)
-    rows = plan.plan_rows(out, intake, loaded.job, history.nobody(), limit=None)
+    rows = plan.plan_rows(out, intake, loaded.job, history.nobody())
     places = pl.read_parquet(out, columns=["_bi_source_file", "_bi_row"])
     return (
         rows.hstack(places)

@@ -102,6 +102,12 @@ def beside(rows: pl.DataFrame, known: pl.DataFrame | None) -> list[pl.Series]:
     if known is None:
         nothing = pl.Series([None], dtype=pl.String).new_from_index(0, rows.height)
         return [nothing.alias(name) for name in KNOWN_BY.values()]
+    kinds = rows["identifier_type"].drop_nulls().unique().to_list()
+    if len(kinds) == 1:  # most files: nothing has to be chosen row by row
+        nobody = pl.lit(None, pl.String)
+        return known.select(
+            (nobody if kind == kinds[0] else pl.col(kind)).alias(name) for kind, name in KNOWN_BY.items()
+        ).get_columns()
     others = [
         pl.when(rows["identifier_type"].cast(pl.String).ne_missing(kind)).then(pl.col(kind)).alias(name)
         for kind, name in KNOWN_BY.items()

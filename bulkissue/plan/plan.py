@@ -18,7 +18,7 @@ from bulkissue.job.model import Job
 from bulkissue.outcomes import IDENTIFIER_TYPES, KNOWN_BY, REASONS, Outcome
 from bulkissue.plan import same_number
 from bulkissue.plan.remembered import held_by_history, settle_issued, still_wanted, ties
-from bulkissue.plan.repeats import distinct, settle_same_customer, with_customers
+from bulkissue.plan.repeats import distinct, distinct_identifiers, settle_same_customer, with_customers
 from bulkissue.plan.rows import NULL_WHERE_EMPTY, PLAN_SCHEMA, name_of, row_names, settle
 from bulkissue.plan.same_customer import all_known
 from bulkissue.service.routes import ROUTES, routes_of
@@ -65,11 +65,17 @@ class Plan:
     outcomes: dict[str, int]
     reasons: dict[str, int]
     fallbacks: tuple[Fallback, ...] = ()
+    contradicted: int = 0
 
     def fell_back(self) -> list[str]:
         """Which rows go by another identifier than the preferred one, and why; a sentence for each pair of types."""
-        pairs = dict.fromkeys((one.sent_by, one.preferred) for one in self.fallbacks)
         told = []
+        if self.contradicted:
+            told.append(
+                f"{self.contradicted:,} of {self.rows:,} rows stand beside another customer's identifiers in the "
+                "input, and are customers of their own by the service: they are sent as the service says"
+            )
+        pairs = dict.fromkeys((one.sent_by, one.preferred) for one in self.fallbacks)
         for sent_by, preferred in pairs:
             mine = [one for one in self.fallbacks if (one.sent_by, one.preferred) == (sent_by, preferred)]
             why = ", ".join(f"{one.reason} {one.rows:,}" for one in mine)
@@ -119,29 +125,34 @@ def draw(
     Raises:
         InputRefused: A file has no column the job can use.
     """
-    rows = plan_rows(input_path, intake, job, history, limit=limit, customers=customers)
+    rows, contradicted = _planned(input_path, intake, job, history, limit=limit, customers=customers)
     with replacing_path(out) as path:
         # Polars takes long over empty text.
         written = rows.with_columns(pl.when(pl.col(name) != "").then(name) for name in NULL_WHERE_EMPTY)
         written.write_parquet(path, compression="lz4", statistics=False, row_group_size=_ROW_GROUP)
-    return summarise(rows, job)
+    return replace(summarise(rows, job), contradicted=contradicted)
 
 
-def plan_rows(
+def plan_rows(input_path: Path, intake: Intake, job: Job, history: History) -> pl.DataFrame:
+    """As `draw`, without writing: columns of `PLAN_SCHEMA`, every input row once, in order."""
+    return _planned(input_path, intake, job, history, limit=None, customers=None)[0]
+
+
+def _planned(
     input_path: Path,
     intake: Intake,
     job: Job,
     history: History,
     *,
     limit: int | None,
-    customers: pl.LazyFrame | None = None,
-) -> pl.DataFrame:
-    """As `draw`, without writing: columns of `PLAN_SCHEMA`, every input row once, in order."""
-    found = distinct(input_path, intake, job, history)
+    customers: pl.LazyFrame | None,
+) -> tuple[pl.DataFrame, int]:
+    found = distinct(input_path, intake, job, history, customers)
     if customers is not None:
         found = replace(found, rows=settle_same_customer(with_customers(found.rows, customers), input_path))
     rows = _leave_out(settle_issued(found, job, customers), limit)
-    return _cut(rows, job).select(pl.col(name).cast(dtype) for name, dtype in PLAN_SCHEMA.items())
+    cut = _cut(rows, job)
+    return cut.select(pl.col(name).cast(dtype) for name, dtype in PLAN_SCHEMA.items()), found.contradicted
 
 
 def customers_of(input_path: Path, intake: Intake, job: Job) -> pl.DataFrame:
@@ -151,7 +162,7 @@ def customers_of(input_path: Path, intake: Intake, job: Job) -> pl.DataFrame:
     Returns:
         `row` (its first), `identifier_type` (String), `identifier`, `compare_key`, `source`, `account_id`; in order.
     """
-    rows = distinct(input_path, intake, job, nobody()).rows.filter(pl.col("outcome").is_null())
+    rows = distinct_identifiers(input_path, intake, job).filter(pl.col("outcome").is_null())
     kind = pl.col("identifier_type").cast(pl.String)
     return rows.select("row", kind, "identifier", "compare_key", "source", "account_id")
 

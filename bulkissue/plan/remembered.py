@@ -125,11 +125,26 @@ def _held_by_ties(wanted: pl.DataFrame, tied: pl.DataFrame, history: History) ->
     kinds = wanted.select(
         pl.coalesce(pl.when(pl.col(kind) == pl.col("key")).then(pl.lit(kind)) for kind in STRENGTH).alias("kind")
     )["kind"]
-    now = wanted.select("row", of_sent(kinds, ended.head(wanted.height)))
-    then = past.with_columns(of_sent(past["identifier_type"], ended.slice(wanted.height, past.height)))
-    shared = now.filter(pl.col("customer") == SHARED)["row"]
-    sent, before = (frame.lazy().filter(pl.col("customer") != SHARED) for frame in (now, then))
-    return _held(sent, before, "customer", _ANOTHER), shared
+    end = pl.col("end")
+    now = wanted.select("row", of_sent(kinds, ended.head(wanted.height)).alias("end"))
+    then = past.with_columns(of_sent(past["identifier_type"], ended.slice(wanted.height, past.height)).alias("end"))
+    before = then.filter(end != SHARED)
+    if "customer" not in wanted.columns:
+        return _held(now.lazy().filter(end != SHARED), before.lazy(), "end", _ANOTHER), now.filter(end == SHARED)["row"]
+    # What the service says of an identifier goes before what stands beside it.
+    now = now.with_columns(wanted["customer"])
+    same = pl.col("customer").is_null() | pl.col("theirs").is_null() | (pl.col("customer") == pl.col("theirs"))
+    pairs = now.filter(end != SHARED).join(
+        before.select("end", pl.col("customer").alias("theirs"), "outcome", "run"), on="end"
+    )
+    agreed = pairs.filter(same).with_columns(pl.col("row").alias("_bi_pair"))
+    held = _held(
+        now.select("row", pl.col("row").alias("_bi_pair")).lazy(),
+        agreed.select("_bi_pair", "outcome", "run").lazy(),
+        "_bi_pair",
+        _ANOTHER,
+    )
+    return held, now.filter((end == SHARED) & pl.col("customer").is_null())["row"]
 
 
 def _held(wanted: pl.LazyFrame, issued: pl.LazyFrame, key: str, how: str) -> pl.DataFrame:

@@ -33,14 +33,24 @@ class Distinct:
         known: The digests of each row's usable identifiers, as `same_customer.ends` takes them; None where nobody is
             remembered.
         history: What is remembered, with mobiles as the input writes them.
+        contradicted: Rows that the input ties to a customer, and that are another one's by the service.
     """
 
     rows: pl.DataFrame
     known: pl.DataFrame | None
     history: History
+    contradicted: int = 0
 
 
-def distinct(input_path: Path, intake: Intake, job: Job, history: History) -> Distinct:
+def distinct_identifiers(input_path: Path, intake: Intake, job: Job) -> pl.DataFrame:
+    """Every row; without an outcome those whose identifier is usable and stands for the first time."""
+    rows = reject_ambiguous(sent_by(input_path, intake, job), job)
+    return _settle_repeats(rows.with_columns(pl.lit(None, pl.UInt32).alias("first")), input_path)
+
+
+def distinct(
+    input_path: Path, intake: Intake, job: Job, history: History, customers: pl.LazyFrame | None = None
+) -> Distinct:
     """
     Every row; without an outcome those whose identifier is usable and whose customer stands for the first time.
 
@@ -49,6 +59,8 @@ def distinct(input_path: Path, intake: Intake, job: Job, history: History) -> Di
         intake: What was read into it.
         job: What to do.
         history: Of the target.
+        customers: Who is behind identifiers, as the service says, `customers.SCHEMA`; None where it was not asked. What
+            it says of an identifier goes before what stands beside it in the input.
     """
     rows = reject_ambiguous(sent_by(input_path, intake, job), job)
     rows = rows.with_columns(pl.lit(None, pl.UInt32).alias("first"))
@@ -76,12 +88,42 @@ def distinct(input_path: Path, intake: Intake, job: Job, history: History) -> Di
         lines = some.arg_true()
         digests = pl.DataFrame([digests[kind].scatter(lines, chosen[kind]) for kind in STRENGTH])
     found = ends(pl.concat([chosen, before])).head(chosen.height)
-    sent, customer = _without_shared(rows, known, some, found, job, input_path=input_path)
+    service = None if customers is None else _by_service(rows, customers, history)
+    sent, customer = _without_shared(rows, known, some, found, job, input_path=input_path, service=service)
     rows = rows if sent is rows else sent.with_columns(beside(sent, known))
+    contradicted = 0
+    if service is not None:
+        customer, contradicted = _as_the_service_says(customer, service, rows["outcome"].is_null())
     attempts = pl.scan_parquet(input_path, glob=False).select("_bi_attempts").collect().to_series()
     rows = rows.with_columns(customer.alias("customer"), attempts.alias("tried"))
     rows = _settle_repeats(rows, input_path, ("customer",)).drop("customer", "tried")
-    return Distinct(rows, digests, history)
+    return Distinct(rows, digests, history, contradicted)
+
+
+def _by_service(rows: pl.DataFrame, customers: pl.LazyFrame, history: History) -> pl.Series:
+    """The customer behind the identifier that each row is sent by, as the service says; a digest, null if unknown."""
+    asked = with_customers(rows, customers)
+    return asked.select(history.digests.of("id", pl.col("customer")).alias("service"))["service"]
+
+
+def _as_the_service_says(customer: pl.Series, service: pl.Series, live: pl.Series) -> tuple[pl.Series, int]:
+    """
+    The customer of each row by its ties, but where the service knows better: rows tied together that are several
+    customers to it are several, and an identifier that it knows is nobody's but theirs.
+
+    Returns:
+        The customers, and of how many rows the service says another one than the tie.
+    """
+    frame = pl.DataFrame([customer.alias("tied"), service.alias("service"), live.alias("live")])
+    several = (pl.col("service").n_unique() - pl.col("service").is_null().any()) > 1
+    shared = (pl.col("tied") == SHARED) & pl.col("service").is_not_null()
+    told = frame.with_columns(
+        apart=(several.over("tied") & pl.col("tied").is_not_null() & (pl.col("tied") != SHARED) & pl.col("live"))
+        & pl.col("service").is_not_null()
+    ).with_columns(said=pl.when(pl.col("apart") | shared).then("service").otherwise("tied"))
+    first = pl.col("service").first().over("tied")
+    contradicted = told.select((pl.col("apart") & (pl.col("service") != first)).sum()).item()
+    return told["said"], int(contradicted)
 
 
 def _alone(rows: pl.DataFrame) -> pl.DataFrame:
@@ -94,7 +136,14 @@ def _alone(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _without_shared(
-    rows: pl.DataFrame, known: pl.DataFrame, some: pl.Series, found: pl.DataFrame, job: Job, *, input_path: Path
+    rows: pl.DataFrame,
+    known: pl.DataFrame,
+    some: pl.Series,
+    found: pl.DataFrame,
+    job: Job,
+    *,
+    input_path: Path,
+    service: pl.Series | None,
 ) -> tuple[pl.DataFrame, pl.Series]:
     """
     The rows, sent by an identifier that is not shared, or rejected; and the customer of each (a digest), null where no
@@ -110,6 +159,7 @@ def _without_shared(
         found: Where the identifiers of those end.
         job: What is preferred, and what the routes carry.
         input_path: For the rows' names.
+        service: As `_by_service` gives it: an identifier that the service knows is not shared.
     """
     line = pl.Series([None], dtype=pl.UInt32).new_from_index(0, rows.height)
     line.scatter(some.arg_true(), pl.int_range(found.height, dtype=pl.UInt32, eager=True))
@@ -118,6 +168,8 @@ def _without_shared(
     kind = pl.col("identifier_type").cast(pl.String)
     customer = of_sent(rows["identifier_type"], ended)
     shared = rows["outcome"].is_null() & (customer == SHARED).fill_null(value=False)
+    if service is not None:
+        shared &= service.is_null()
     if not shared.any():
         return rows, customer
     other, value, key = (pl.lit(None, pl.String) for _ in range(3))
