@@ -63,12 +63,15 @@ class Sizes:
     rows: int
     coupon_rows: int
     planned_rows: int
+    remembered: int
     repeats: int
     wrk_seconds: int
 
 
-_USUAL = Sizes(rows=MILLION, coupon_rows=15_000, planned_rows=10 * MILLION, repeats=3, wrk_seconds=3)
-_QUICK = Sizes(rows=200_000, coupon_rows=5_000, planned_rows=MILLION, repeats=1, wrk_seconds=1)
+_USUAL = Sizes(
+    rows=MILLION, coupon_rows=15_000, planned_rows=10 * MILLION, remembered=50 * MILLION, repeats=3, wrk_seconds=3
+)
+_QUICK = Sizes(rows=200_000, coupon_rows=5_000, planned_rows=MILLION, remembered=5 * MILLION, repeats=1, wrk_seconds=1)
 
 
 class Bench:
@@ -315,6 +318,54 @@ def planning(bench: Bench, rows: int, repeats: int, kinds: Sequence[str] = ("csv
     return section
 
 
+def customers(bench: Bench) -> Section:
+    """Who is the same customer: wide rows beside the same rows by one identifier alone, and a large history."""
+    rows, millions = bench.sizes.rows, bench.sizes.remembered // MILLION
+    section = Section(f"customers, {rows:,} rows with three identifiers, {millions} million remembered")
+    source = bench.made("wide", rows, f"wide-{rows}.csv")
+    one, three = Line("by the mobile alone", rows), Line("all three tied", rows)
+    asked = Line(f"all three tied, {millions} million remembered", rows)
+    bare = Line(f"the bare polars semi join of {rows:,} numbers with them", rows)
+    with bench.folder() as folder:
+        job = bench.job(folder, source, "http://127.0.0.1:9")
+        text = job.read_text()
+        ignoring = f'paths = ["{source}"]\nignore = ["email", "member"]'
+        tied = f'{text}[input.columns]\nexternal_id = "member"\n[identifiers]\ndefault_source = "INSTORE"\n'
+        single = f'{text}[identifiers]\ndefault_source = "INSTORE"\n'.replace(f'paths = ["{source}"]', ignoring)
+        command = [BULKISSUE, "run", job, "--dry-run", "--json"]
+        environ = {**SECRETS, "TMPDIR": str(folder)}
+        for line, content in ((one, single), (three, tied)):
+            job.write_text(content)
+            for repeat in range(bench.sizes.repeats):
+                say(f"{line.name}, {repeat + 1} of {bench.sizes.repeats}")
+                line.costs.append(run(command, folder, environ=environ)[0])
+        target = folder / "state" / "bench" / "earn" / "promotion=69218"
+        say(f"a history of {millions} million")
+        run([PYTHON, HERE / "steps.py", "remember", millions, target], folder)
+        size = sum(path.stat().st_size for path in (target / "history").iterdir())
+        section.notes.append(f"history: {size / 1e6:,.0f} MB, {size / bench.sizes.remembered:.1f} bytes an identifier")
+        keys = folder / "keys.parquet"
+        run([PYTHON, "-c", _KEYS.format(rows=rows, out=keys)], folder)
+        for repeat in range(bench.sizes.repeats):
+            say(f"{asked.name}, {repeat + 1} of {bench.sizes.repeats}")
+            asked.costs.append(run(command, folder, environ=environ)[0])
+            bare.costs.append(run([PYTHON, HERE / "steps.py", "semi", keys, target], folder)[0])
+    section.lines += one, three, asked, bare
+    ratio = three.cost.processor / one.cost.processor
+    section.bars.append(Bar("planning wide rows, times the same rows by one identifier", ratio, 1.5, "x"))
+    added = (asked.cost.processor - three.cost.processor) / bare.cost.processor
+    section.bars.append(Bar(f"asking {millions} million remembered, times the bare semi join", added, 3, "x"))
+    section.bars.append(Bar("the same, peak memory", asked.cost.peak / 1024, 1, "GiB"))
+    return section
+
+
+#: As many numbers as there are rows, none of which is remembered.
+_KEYS = """
+import polars as pl
+pl.select(key=pl.int_range({rows}, dtype=pl.UInt64).hash(11)).write_parquet("{out}")
+"""
+
+
 def ledgers(bench: Bench) -> Section:
     """The ledgers of a large run, beside polars reading its input and writing it as CSV."""
     rows = bench.sizes.planned_rows
@@ -416,6 +467,7 @@ _SECTIONS: dict[str, Callable[[Bench], Section]] = {
     "coupon": lambda bench: sending(bench, "coupon"),
     "unwired": without_wire,
     "plan": lambda bench: planning(bench, bench.sizes.planned_rows, bench.sizes.repeats),
+    "customers": customers,
     "ledgers": ledgers,
     "pace": pacing,
     "huge": lambda bench: planning(bench, 50 * MILLION, 1, ("csv", "parquet"), 12),

@@ -65,6 +65,21 @@ def write_csv(path: Path, rows: int, *, clean: bool) -> None:
             piece.write_csv(file, include_header=not place)
 
 
+def write_wide(path: Path, rows: int) -> None:
+    """Customers with three identifiers each, quoted throughout, as most exports are."""
+    with path.open("wb") as file:
+        for first in range(0, rows, CHUNK):
+            number = pl.int_range(first, min(first + CHUNK, rows), dtype=pl.UInt64)
+            digits = (number * 387_420_489 % 1_000_000_000).cast(pl.String).str.zfill(9)
+            piece = pl.select(
+                mobile=pl.lit("919") + digits,
+                email=pl.lit("c") + digits + pl.lit("@example.com"),
+                member=pl.lit("M") + digits,
+                segment=pl.lit("segment ") + (number % 90 + 10).cast(pl.String),
+            )
+            piece.write_csv(file, include_header=not first, quote_style="always")
+
+
 def write_bodies(path: Path, action: str, most: int = 1000) -> None:
     """Up to so many request bodies, a line each: of a hundred customers (bulk), of one (coupon)."""
     rows = customers(0, 200 * most, clean=True).filter(pl.col("type") == "mobile")
@@ -86,14 +101,16 @@ def write_bodies(path: Path, action: str, most: int = 1000) -> None:
 
 
 def main() -> None:
-    """Make one file: `clean` or `messy` of so many rows, `bodies` of an action, `parquet` of a CSV file."""
+    """Make one file: `clean`, `messy` or `wide` of so many rows, `bodies` of an action, `parquet` of a CSV file."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["clean", "messy", "bodies", "parquet"])
+    parser.add_argument("what", choices=["clean", "messy", "wide", "bodies", "parquet"])
     parser.add_argument("of")
     parser.add_argument("out", type=Path)
     arguments = parser.parse_args()
     if arguments.what == "bodies":
         write_bodies(arguments.out, arguments.of)
+    elif arguments.what == "wide":
+        write_wide(arguments.out, int(arguments.of))
     elif arguments.what == "parquet":
         pl.scan_csv(arguments.of, infer_schema=False).sink_parquet(arguments.out)
     else:
