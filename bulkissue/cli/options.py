@@ -15,4 +15,4 @@ RUNS_DIR = click.option(
 )
 YES = click.option("--yes", is_flag=True, help="Answer every question with yes.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
-QUIET = click.option("--quiet", is_flag=True, help="Print one line, and log only warnings.")
+QUIET = click.option("--quiet", is_flag=True, help="Print nothing unless a person is needed, and log only warnings.")

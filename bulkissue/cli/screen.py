@@ -41,7 +41,8 @@ class Screen:
         if self.as_json:
             self.document(json_output.of_run(result))
         elif self.quiet:
-            self.out.print(summary.one_line(result), soft_wrap=True)
+            for line in summary.needs_a_person(result):
+                self.out.print(line, soft_wrap=True)
         else:
             summary.print_run(self.out, result)
         return result.exit_code

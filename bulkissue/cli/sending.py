@@ -12,6 +12,9 @@ from bulkissue.cli.screen import Screen
 from bulkissue.errors import ExitCode
 
 if TYPE_CHECKING:
+    from bulkissue.commands.session import Result
+
+if TYPE_CHECKING:
     pass
 
 
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 )
 @click.option("--occasion", metavar="TEXT", help="Issue the same target once more on purpose, under this name.")
 @click.option("--sandbox", is_flag=True, help="Rehearse against the stand-in service.")
+@click.option("--settle", is_flag=True, help="Read unknown rows back at the end, once they must be visible.")
 @YES
 @JSON
 @QUIET
@@ -47,6 +51,7 @@ def run(  # noqa: PLR0917 - click passes every option by name
     expect_rows: int | None,
     occasion: str | None,
     sandbox: bool,
+    settle: bool,
     yes: bool,
     as_json: bool,
     quiet: bool,
@@ -87,13 +92,20 @@ def run(  # noqa: PLR0917 - click passes every option by name
         return refused
     if not sandbox:
         confirmation = screen.confirmation(given=yes or loaded.job.job.unattended)
-        return screen.result(start(loaded, choices, confirmation, os.environ, screen.watch()))
+        result = start(loaded, choices, confirmation, os.environ, screen.watch())
+        return screen.result(_settled(result, screen, wanted=settle or loaded.job.reconcile.after_run))
     with rehearsal.stand_in(loaded.state_dir) as leading_there:
         rehearsed = load(job, flags={**flags, **leading_there}, environ=os.environ)
         confirmation = screen.confirmation(given=True)
         environ = rehearsal.environ_of(os.environ)
         rehearsal_choices = dataclasses.replace(choices, rehearsal=True)
         return screen.result(start(rehearsed, rehearsal_choices, confirmation, environ, screen.watch()))
+
+
+def _settled(result: "Result", screen: Screen, *, wanted: bool) -> "Result":
+    from bulkissue.commands.reconcile import settle_itself
+
+    return settle_itself(result, wanted=wanted, environ=os.environ, watch=screen.watch(), say=screen.say)
 
 
 @click.command()
@@ -115,9 +127,10 @@ def resume(run_name: str, runs_dir: Path, yes: bool, as_json: bool, quiet: bool)
     screen = Screen(as_json=as_json, quiet=quiet)
     folder = run_folder.find_run(run_name, runs_dir)
     run_folder.read_manifest(folder)
-    unattended = load(folder / "job.toml", flags={}, environ={}).job.job.unattended
-    confirmation = screen.confirmation(given=yes or unattended)
-    return screen.result(go_on(folder, confirmation, os.environ, screen.watch(), screen.say))
+    job = load(folder / "job.toml", flags={}, environ={}).job
+    confirmation = screen.confirmation(given=yes or job.job.unattended)
+    result = go_on(folder, confirmation, os.environ, screen.watch(), screen.say)
+    return screen.result(_settled(result, screen, wanted=job.reconcile.after_run))
 
 
 @click.command()
@@ -140,11 +153,11 @@ def retry(run_name: str, runs_dir: Path, yes: bool, as_json: bool, quiet: bool) 
     screen = Screen(as_json=as_json, quiet=quiet)
     folder = run_folder.find_run(run_name, runs_dir)
     manifest = run_folder.read_manifest(folder)
-    unattended = load(folder / "job.toml", flags={}, environ={}).job.job.unattended
-    confirmation = screen.confirmation(given=yes or unattended)
+    job = load(folder / "job.toml", flags={}, environ={}).job
+    confirmation = screen.confirmation(given=yes or job.job.unattended)
     result = again(folder, confirmation, os.environ, screen.watch(), screen.say)
     if result is not None:
-        return screen.result(result)
+        return screen.result(_settled(result, screen, wanted=job.reconcile.after_run))
     if as_json:
         nothing = json_output.of_trouble(ExitCode.OK, "", None)
         screen.document({**nothing, "job": manifest.job, "parent_run_id": manifest.run_id, "error": None})

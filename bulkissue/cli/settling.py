@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     metavar="N",
     help="Besides, hold N succeeded and N failed rows against the service.",
 )
+@click.option("--wait", is_flag=True, help="First wait until what was issued must be visible to reading back.")
 @JSON
 @QUIET
 def reconcile(  # noqa: PLR0917 - click passes every option by name
-    run_name: str, runs_dir: Path, dry_run: bool, sample: int, as_json: bool, quiet: bool
+    run_name: str, runs_dir: Path, dry_run: bool, sample: int, wait: bool, as_json: bool, quiet: bool
 ) -> int:
     """Settle unknown rows by reading the service back; issues nothing."""
     from bulkissue.cli import json_output, summary
@@ -43,6 +44,7 @@ def reconcile(  # noqa: PLR0917 - click passes every option by name
         environ=os.environ,
         watch=screen.watch(),
         say=screen.say,
+        wait=wait,
     )
     if as_json:
         screen.document(json_output.of_reconciled(found))

@@ -17,7 +17,7 @@ from bulkissue.commands.preparation import Preview
 from bulkissue.commands.reconcile import Reconciled
 from bulkissue.commands.session import Result
 from bulkissue.commands.status import Status
-from bulkissue.errors import EXIT_MEANINGS
+from bulkissue.errors import EXIT_MEANINGS, ExitCode
 from bulkissue.input.intake import Intake
 from bulkissue.job.model import Job
 from bulkissue.job.target import parse
@@ -26,13 +26,29 @@ from bulkissue.plan.plan import Plan
 from bulkissue.state.run_folder import Manifest
 
 _MOST_NAMED = 20
+_MOST_REASONS = 5
 
 
-def one_line(result: Result) -> str:
-    """A run in one line, for logs and quiet runs."""
+def needs_a_person(result: Result) -> list[str]:
+    """What a person has to do about a run, as a mail would say it: what, how many, where, which command; or nothing."""
     manifest = result.manifest
-    counts = " ".join(f"{name}={count}" for name, count in manifest.counts.items())
-    return f"{manifest.run_id} {manifest.state} exit={manifest.exit_code} {counts}"
+    if result.exit_code == ExitCode.OK:
+        return []
+    counts = ", ".join(
+        f"{count:,} {outcome}"
+        for outcome in (Outcome.UNKNOWN, Outcome.FAILED, Outcome.REJECTED, Outcome.NOT_ATTEMPTED)
+        if (count := manifest.counts.get(outcome))
+    )
+    rows = manifest.counts.get("rows", manifest.rows)
+    what = f"{counts or manifest.state}; {manifest.counts.get(Outcome.SUCCEEDED, 0):,} of {rows:,} rows succeeded"
+    code = f"Exit {int(result.exit_code)}: {EXIT_MEANINGS[result.exit_code]}"
+    lines = [f"{_named_job(manifest)}: {what}. {code}.", f"  {result.folder}"]
+    if manifest.stop is not None:
+        lines.append(f"  {manifest.stop.message} ({manifest.stop.reason})")
+    if manifest.reasons:
+        most = list(manifest.reasons.items())[:_MOST_REASONS]
+        lines.append("  " + ", ".join(f"{rows:,} {reason}" for reason, rows in most))
+    return [*lines, *(f"  {step}" for step in next_steps(manifest))]
 
 
 def print_run(console: Console, result: Result) -> None:

@@ -7,6 +7,7 @@ It must never send anything that issues.
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from bulkissue.commands.reopening import (
@@ -23,6 +24,7 @@ from bulkissue.errors import ExitCode
 from bulkissue.outcomes import Outcome
 from bulkissue.results import derivation
 from bulkissue.settle.reading_back import Account, Case, read_back
+from bulkissue.state import run_folder
 from bulkissue.state.entries import Settlement
 from bulkissue.state.journal import Journal
 
@@ -54,6 +56,7 @@ def reconcile(
     environ: Mapping[str, str],
     watch: Watch,
     say: Callable[[str], None],
+    wait: bool = False,
 ) -> Reconciled:
     """
     Settle unknown rows by reading the service back; ledgers, counts and history follow.
@@ -65,12 +68,15 @@ def reconcile(
         environ: Credentials, and variables that override limits and `[reconcile]`.
         watch: Who is told.
         say: Told what is read back.
+        wait: First wait until `settle_after_seconds` have passed since the run ended, so that each row can be settled.
 
     Raises:
         BulkissueError: As `resume`.
     """
     started = time.monotonic()
     loaded = loaded_where_it_began(folder, environ)
+    if wait:
+        _wait_until_settled(folder, loaded.job.reconcile.settle_after_seconds, say)
     with standing(folder) as (manifest, state):
         settled = manifest.exit_code is not None and manifest.state != "running"
         nothing_open = settled and not manifest.counts[Outcome.UNKNOWN]
@@ -96,3 +102,33 @@ def reconcile(
         with closed_on_trouble(journal):
             found = account(journal, lambda settlement: journal.write([settlement]))
         return Reconciled(session.settle(halt), found, dry_run)
+
+
+def settle_itself(
+    result: Result, *, wanted: bool, environ: Mapping[str, str], watch: Watch, say: Callable[[str], None]
+) -> Result:
+    """
+    A run's result once its unknown rows were read back, where that is wanted and there are any.
+
+    Args:
+        result: Of a run that has just ended. One that a signal ended is left alone, and so is a rehearsal.
+        wanted: `--settle`, or `[reconcile] after_run`.
+        environ: As for `reconcile`.
+        watch: As for `reconcile`.
+        say: As for `reconcile`.
+    """
+    manifest = result.manifest
+    if not wanted or manifest.rehearsal or manifest.state == "interrupted" or not manifest.counts[Outcome.UNKNOWN]:
+        return result
+    return reconcile(result.folder, dry_run=False, sample=0, environ=environ, watch=watch, say=say, wait=True).result
+
+
+def _wait_until_settled(folder: Path, seconds: float, say: Callable[[str], None]) -> None:
+    """Wait until every issue of the run must be visible to reading back; without the target's lock."""
+    manifest = run_folder.read_manifest(folder)
+    if manifest.finished_at is None or not manifest.counts.get(Outcome.UNKNOWN):
+        return
+    left = datetime.fromisoformat(manifest.finished_at).timestamp() + seconds + 1 - time.time()
+    if 0 < left <= seconds + 1:
+        say(f"waiting {left:.0f} seconds, until what was issued must be visible")
+        time.sleep(left)

@@ -55,6 +55,7 @@ def start(
         folder = run_folder.make_run_folder(loaded.runs_dir, run_id)
         held.enter_context(register.run_locked(folder, run_id))
         reached("folder.made")
+        logs.keep_in(folder)
         try:
             write_whole(folder / "job.toml", loading.effective_toml(loaded))
             intake = take_input(paths, loaded, folder, choices.expect_rows, watch)

@@ -373,6 +373,9 @@ class ReconcileSection(Section):
     settle_after_seconds: _Wait = Field(
         default=120.0, description="How long an issue may stay invisible to reading back."
     )
+    after_run: bool = Field(
+        default=False, description="Reconcile a run with unknown rows by itself, once settle_after_seconds have passed."
+    )
     clock_skew_seconds: _Wait = Field(default=300.0, description="How far the service's clock may be from ours.")
 
 

@@ -94,6 +94,7 @@ class Dispatch:
         self._random = random.Random()
         self._tasks: list[asyncio.Task[None]] = []
         self._log = logs.get()
+        self._answers = logs.Sparing("batch.answered")
 
     async def run(self) -> Halt | None:
         """
@@ -108,6 +109,7 @@ class Dispatch:
                 if isinstance(ended, Exception):
                     raise ended
         finally:
+            self._answers.flush()
             try:
                 await self._writer.close()
             finally:
@@ -326,8 +328,8 @@ class Dispatch:
     def _say(self, batch: Batch, verdict: Verdict) -> None:
         if verdict.void or verdict.doubtful or verdict.stop or verdict.notes:
             reasons = verdict.results.reasons() if verdict.results is not None else [verdict.reason]
-            self._log.warning(
-                "batch.answered",
+            self._answers.warning(
+                f"{verdict.status} {' '.join(reasons)} {' '.join(verdict.notes)}".strip(),
                 batch=batch.number,
                 rows=len(batch.rows),
                 http_status=verdict.status,
