@@ -1,75 +1,93 @@
 """
-Figures: inline SVG that needs no script, no font and no network, and prints.
+Figures: places and words of the page's drawings, which the template draws as inline SVG.
 
 Pure. Places across are percentages and places down are pixels, so that a figure fits any width and its lines and texts
-keep their size. Every figure says in words what it shows. Colours come by class from the style sheet.
+keep their size. Every figure says in words what it shows.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 
 from bulkissue.outcomes import Outcome
 from bulkissue.results.report.course import Course, Interval
-from bulkissue.results.report.markup import Html, element, together
 
-_BAR_HEIGHT = 44
+BAR_HEIGHT = 44
+PLOT_HEIGHT = 120
 #: Percent of the width below which a share cannot be seen.
 _LEAST_SEEN = 1.5
-_PLOT_HEIGHT = 120
 _ROOM = 6
 _DAY_MS = 86_400_000
 _UNITS = ((_DAY_MS, "d"), (3_600_000, "h"), (60_000, "min"), (1_000, "s"))
 
 
-def outcome_bar(counts: Mapping[str, int], name: str) -> Html:
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A rectangle of a figure, of a class of the style sheet, with the words that are shown when one points at it."""
+
+    kind: str
+    x: float
+    width: float
+    y: float
+    height: float
+    tip: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One bar, all rows, a segment for each outcome; `widened` where the smallest are drawn wider than they are."""
+
+    segments: tuple[Mark, ...]
+    told: str
+    widened: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """
+    Marks over time: columns, or steps with a line at both ends.
+
+    Attributes:
+        marks: What was measured.
+        waits: Where the service had asked to wait.
+        pauses: Places across, and what is left out there.
+        levels: Places down of the lines behind.
+        labels: The values at the upper two levels.
+        ends: When it begins and ends.
+        told: All of it in words.
+    """
+
+    marks: tuple[Mark, ...]
+    waits: tuple[Mark, ...]
+    pauses: tuple[tuple[float, str], ...]
+    levels: tuple[float, ...]
+    labels: tuple[str, str]
+    ends: tuple[str, str]
+    told: str
+
+
+def outcome_bar(counts: Mapping[str, int]) -> Bar:
     """
     One bar, all rows, a segment for each outcome; a share too small to be seen is drawn wider.
 
     Args:
         counts: Rows by outcome; what else is in it is not looked at.
-        name: Tells this bar from others on the page; a part of an element's id.
     """
     present = {outcome: counts[outcome] for outcome in Outcome if counts.get(outcome)}
     rows = sum(present.values())
     if not rows:
-        return element(
-            "svg",
-            element("rect", width="100%", height=_BAR_HEIGHT, rx=3, class_="nothing"),
-            class_="bar",
-            height=_BAR_HEIGHT,
-            role="img",
-            aria_label="no rows",
-        )
-    widths = _visible([100 * count / rows for count in present.values()])
+        return Bar((), "no rows", widened=False)
     segments, left = [], 0.0
-    for (outcome, count), width in zip(present.items(), widths, strict=True):
-        tip = element("title", f"{words(outcome)}: {count:,} of {rows:,} rows, {share(count, rows)}")
-        place = {"x": f"{left:.3f}%", "width": f"{width:.3f}%", "height": _BAR_HEIGHT}
-        segments.append(element("rect", tip, class_=f"segment {outcome}", **place))
-        if outcome is Outcome.UNKNOWN:  # marked twice, for those who see or print no colours
-            segments.append(element("rect", tip, fill=f"url(#hatch-{name})", **place))
+    for (outcome, count), width in zip(
+        present.items(), _visible([100 * count / rows for count in present.values()]), strict=True
+    ):
+        tip = f"{words(outcome)}: {count:,} of {rows:,} rows, {share(count, rows)}"
+        segments.append(Mark(outcome.value, left, width, 0.0, BAR_HEIGHT, tip))
         left += width
-    hatch = element(
-        "pattern",
-        element("path", d="M-2 2 2 -2M0 8 8 0M6 10 10 6", class_="hatch"),
-        id=f"hatch-{name}",
-        width=8,
-        height=8,
-        patternUnits="userSpaceOnUse",
-    )
-    small = min(present.values()) / rows < _LEAST_SEEN / 100 and len(present) > 1
     told = ", ".join(f"{count:,} {words(outcome)}" for outcome, count in present.items())
-    bar = element(
-        "svg",
-        element("defs", hatch) if Outcome.UNKNOWN in present else "",
-        *segments,
-        class_="bar",
-        height=_BAR_HEIGHT,
-        role="img",
-        aria_label=f"{rows:,} rows: {told}",
-    )
-    return together(bar, element("small", "The smallest shares are drawn wider than they are.") if small else "")
+    widened = min(present.values()) / rows < _LEAST_SEEN / 100 and len(present) > 1
+    return Bar(tuple(segments), f"{rows:,} rows: {told}", widened=widened)
 
 
 def _visible(widths: Sequence[float]) -> list[float]:
@@ -80,104 +98,73 @@ def _visible(widths: Sequence[float]) -> list[float]:
     return [width - over * (width - _LEAST_SEEN) / spare if spare else width for width in raised]
 
 
-def throughput(course: Course) -> Html:
+def throughput(course: Course) -> Plot:
     """Rows answered in each interval, as columns; intervals in which the service had asked to wait are shaded."""
     most = max(interval.rows for interval in course.intervals)
     top = _round_up(most)
-
-    def column(interval: Interval, left: float, width: float) -> Html:
-        if not interval.rows:
-            return Html("")
-        height = max(1.5, interval.rows / top * (_PLOT_HEIGHT - _ROOM))
-        tip = element("title", f"{_span(interval)}: {interval.rows:,} rows")
-        return element(
-            "rect",
-            tip,
-            class_="column",
-            x=f"{left + 0.08 * width:.3f}%",
-            width=f"{0.84 * width:.3f}%",
-            y=f"{_PLOT_HEIGHT - height:.1f}",
-            height=f"{height:.1f}",
-        )
-
+    marks = []
+    for interval, left, width in _across(course):
+        if interval.rows:
+            height = max(1.5, interval.rows / top * (PLOT_HEIGHT - _ROOM))
+            tip = f"{_span(interval)}: {interval.rows:,} rows"
+            marks.append(Mark("column", left + 0.08 * width, 0.84 * width, PLOT_HEIGHT - height, height, tip))
     return _plot(
         course,
-        column,
+        marks,
         labels=(f"{top:,.0f}", f"{top / 2:,.0f}" if top > 1 else ""),
         told=f"Rows answered in each {duration(course.step)}: at most {most:,}",
     )
 
 
-def answer_times(course: Course) -> Html:
+def answer_times(course: Course) -> Plot:
     """Median and 95th percentile of the time from send to answer in each interval, as steps."""
     top = _round_up(max(interval.slow or 0 for interval in course.intervals))
 
-    def height(value: int) -> float:
-        return _PLOT_HEIGHT - value / top * (_PLOT_HEIGHT - _ROOM)
+    def place(value: int) -> float:
+        return PLOT_HEIGHT - value / top * (PLOT_HEIGHT - _ROOM)
 
-    def steps(interval: Interval, left: float, width: float) -> Html:
-        if interval.median is None or interval.slow is None:
-            return Html("")
-        low, high = height(interval.median), height(interval.slow)
-        tip = element(
-            "title",
-            f"{_span(interval)}: median {duration(interval.median)}, 95 of 100 within {duration(interval.slow)}",
-        )
-        across = {"x1": f"{left:.3f}%", "x2": f"{left + width:.3f}%"}
-        return together(
-            element(
-                "rect",
-                tip,
-                class_="between",
-                x=f"{left:.3f}%",
-                width=f"{width:.3f}%",
-                y=f"{high:.1f}",
-                height=f"{max(0.0, low - high):.1f}",
-            ),
-            element("line", class_="slow", y1=f"{high:.1f}", y2=f"{high:.1f}", **across),
-            element("line", class_="median", y1=f"{low:.1f}", y2=f"{low:.1f}", **across),
-        )
-
+    marks = []
+    for interval, left, width in _across(course):
+        if interval.median is not None and interval.slow is not None:
+            low, high = place(interval.median), place(interval.slow)
+            median, slow = duration(interval.median), duration(interval.slow)
+            tip = f"{_span(interval)}: median {median}, 95 of 100 within {slow}"
+            marks.append(Mark("between", left, width, high, max(0.0, low - high), tip))
+    median, slow = duration(course.median or 0), duration(course.slow or 0)
     return _plot(
         course,
-        steps,
+        marks,
         labels=(duration(top), duration(top / 2)),
-        told=f"Time from send to answer: median {duration(course.median or 0)}, "
-        f"95 of 100 within {duration(course.slow or 0)}",
+        told=f"Time from send to answer: median {median}, 95 of 100 within {slow}",
     )
 
 
-def _plot(course: Course, mark: Callable[[Interval, float, float], Html], labels: tuple[str, str], told: str) -> Html:
-    """A frame with two levels, shaded waits and dashed pauses, and what `mark` draws for each interval."""
+def _across(course: Course) -> Iterator[tuple[Interval, float, float]]:
+    """Each interval with its place and its width, in percent."""
     length = sum(interval.end - interval.start for interval in course.intervals)
-    grid = [
-        element("line", x1="0", x2="100%", y1=f"{level:.1f}", y2=f"{level:.1f}", class_="level")
-        for level in (_ROOM, (_PLOT_HEIGHT + _ROOM) / 2, _PLOT_HEIGHT - 0.5)
-    ]
-    shades, marks, pauses, left = [], [], [], 0.0
+    left = 0.0
     for interval in course.intervals:
         width = 100 * (interval.end - interval.start) / length
-        if interval.waited:
-            tip = element("title", f"{_span(interval)}: the service had asked to wait")
-            shades.append(
-                element("rect", tip, class_="wait", x=f"{left:.3f}%", width=f"{width:.3f}%", height=_PLOT_HEIGHT)
-            )
-        marks.append(mark(interval, left, width))
-        if interval.pause:
-            tip = element("title", f"a pause of {duration(interval.pause)} is left out here")
-            place = f"{left:.3f}%"
-            pauses.append(element("line", tip, class_="pause", x1=place, x2=place, y1="0", y2=_PLOT_HEIGHT))
+        yield interval, left, width
         left += width
-    drawing = element("svg", *shades, *grid, *marks, *pauses, height=_PLOT_HEIGHT, role="img", aria_label=told)
-    scale = element("div", element("span", labels[0]), element("span", labels[1]), class_="scale", aria_hidden="true")
+
+
+def _plot(course: Course, marks: Sequence[Mark], labels: tuple[str, str], told: str) -> Plot:
+    waits, pauses = [], []
+    for interval, left, width in _across(course):
+        if interval.waited:
+            tip = f"{_span(interval)}: the service had asked to wait"
+            waits.append(Mark("wait", left, width, 0.0, PLOT_HEIGHT, tip))
+        if interval.pause:
+            pauses.append((left, f"a pause of {duration(interval.pause)} is left out here"))
     first, last = course.intervals[0].start, course.intervals[-1].end
     finely = course.step < 1_000
-    ends = [
+    begins, ends = (
         clock(moment, day=first // _DAY_MS != last // _DAY_MS) + (f".{moment % 1000 // 100}" if finely else "")
         for moment in (first, last)
-    ]
-    axis = element("div", *(element("span", end) for end in ends), class_="axis")
-    return element("div", scale, drawing, axis, class_="plot")
+    )
+    levels = (_ROOM, (PLOT_HEIGHT + _ROOM) / 2, PLOT_HEIGHT - 0.5)
+    return Plot(tuple(marks), tuple(waits), tuple(pauses), levels, labels, (begins, ends), told)
 
 
 def _round_up(value: float) -> float:
