@@ -36,7 +36,10 @@ def settle_issued(found: Distinct, job: Job, customers: pl.LazyFrame | None) -> 
     if customers is not None:
         known = found.history.digests.of("id", pl.col("customer")).alias("customer")
         wanted = wanted.with_columns(rows.filter(live).select(known)["customer"])
-    held, shared = held_by_history(wanted, ties(found.known), found.history, customers)
+    about_them = found.history
+    if found.past is not None and customers is None:
+        about_them = History(found.past.lazy(), found.history.digests)
+    held, shared = held_by_history(wanted, ties(found.known), about_them, customers)
     rows = apply(
         rows,
         held.select(
@@ -119,7 +122,7 @@ def _held_by_ties(wanted: pl.DataFrame, tied: pl.DataFrame, history: History) ->
         return nothing, pl.Series([], dtype=pl.UInt32)
     mine = wanted.select(STRENGTH)
     past = related(history, pl.concat([mine, tied]), several=not tied.is_empty())
-    if past.is_empty():
+    if past is None or past.is_empty():
         return nothing, pl.Series([], dtype=pl.UInt32)
     ended = ends(pl.concat([mine, all_known(past.lazy()).collect(), tied]))
     kinds = wanted.select(

@@ -33,12 +33,14 @@ class Distinct:
         known: The digests of each row's usable identifiers, as `same_customer.ends` takes them; None where nobody is
             remembered.
         history: What is remembered, with mobiles as the input writes them.
+        past: The lines of it that say anything about these customers; None where only a sent identifier itself does.
         contradicted: Rows that the input ties to a customer, and that are another one's by the service.
     """
 
     rows: pl.DataFrame
     known: pl.DataFrame | None
     history: History
+    past: pl.DataFrame | None = None
     contradicted: int = 0
 
 
@@ -71,14 +73,15 @@ def distinct(
         if not remembers:
             return Distinct(_settle_repeats(rows, input_path), None, history)
         known = _alone(rows)
-    digests, past = None, history.lines.head(0).collect()
+    digests: pl.DataFrame | None = None
+    past: pl.DataFrame | None = None
     if remembers:
         history = same_number.alike(history, known["mobile"], job.identifiers.calling_code)
-        digests = history.digests.of_known(known, history.kinds())
+        digests = history.digests.of_known(known, history.profile().kinds)
         past = related(history, digests, several=with_several(known).any())
-        if alone and past.is_empty():
-            return Distinct(_settle_repeats(rows, input_path), digests, history)
-    before = all_known(past.lazy()).collect()
+        if alone and (past is None or past.is_empty()):
+            return Distinct(_settle_repeats(rows, input_path), digests, history, past)
+    before = all_known(history.lines.head(0) if past is None else past.lazy()).collect()
     some = repeated(known.select(STRENGTH))
     if digests is not None:
         some |= among(digests, before)
@@ -97,7 +100,7 @@ def distinct(
     attempts = pl.scan_parquet(input_path, glob=False).select("_bi_attempts").collect().to_series()
     rows = rows.with_columns(customer.alias("customer"), attempts.alias("tried"))
     rows = _settle_repeats(rows, input_path, ("customer",)).drop("customer", "tried")
-    return Distinct(rows, digests, history, contradicted)
+    return Distinct(rows, digests, history, past, contradicted)
 
 
 def _by_service(rows: pl.DataFrame, customers: pl.LazyFrame, history: History) -> pl.Series:

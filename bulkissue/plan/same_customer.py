@@ -126,7 +126,7 @@ def of_sent(kinds: pl.Series, values: pl.DataFrame) -> pl.Series:
     return together.select(pl.coalesce(*chosen).alias("customer"))["customer"]
 
 
-def related(history: History, known: pl.DataFrame, *, several: bool) -> pl.DataFrame:
+def related(history: History, known: pl.DataFrame, *, several: bool) -> pl.DataFrame | None:
     """
     The lines of history that say anything about these customers, over as many ties as there are types.
 
@@ -137,24 +137,28 @@ def related(history: History, known: pl.DataFrame, *, several: bool) -> pl.DataF
         several: Whether any of these customers is known by several identifiers, of whatever types.
 
     Returns:
-        Those lines with all their columns; none where neither side has a row with several identifiers.
+        Those lines with all their columns; None where neither side has a row with several identifiers, so that only a
+        sent identifier itself says anything.
     """
-    tied = history.lines.filter(pl.any_horizontal(pl.col(name).is_not_null() for name in KNOWN_BY.values()))
-    if not several and tied.head(1).collect(engine="streaming").is_empty():
-        return history.lines.head(0).collect()
-    lines = history.lines.with_row_index("_bi_line")
-    keys = lines.select("_bi_line", *_keys())
-    wanted, found = known, pl.DataFrame()
+    tied = history.profile().ties
+    if not several and not tied:
+        return None
+    columns = ["key", *KNOWN_BY.values()] if tied else ["key"]
+    known_so_far = asked = _all_of(known)
+    found = history.lines.head(0).collect()
     for _ in STRENGTH:
-        hits = [
-            keys.select("_bi_line", kind)
-            .join(wanted.lazy().select(kind).drop_nulls(), on=kind, how="semi")
-            .select("_bi_line")
-            for kind in STRENGTH
-        ]
-        before = found.height
-        found = lines.join(pl.concat(hits).unique(), on="_bi_line", how="semi").collect(engine="streaming")
-        if found.height == before:
+        # Digests differ by type, so that all of them can be asked for at once.
+        wanted = asked.to_frame("_bi_asked").lazy()
+        hits = [history.lines.join(wanted, left_on=name, right_on="_bi_asked", how="semi") for name in columns]
+        found = pl.concat([found, pl.concat(hits).collect(engine="streaming")]).unique()
+        theirs = _all_of(all_known(found.lazy()).collect())
+        asked = theirs.filter(~theirs.is_in(known_so_far.implode()))
+        if asked.is_empty() or not tied:
             break
-        wanted = pl.concat([known, all_known(found.lazy()).collect()])
-    return found.sort("_bi_line").drop("_bi_line")
+        known_so_far = pl.concat([known_so_far, asked])
+    return found.sort("run", "source_file", "source_row", "key")
+
+
+def _all_of(known: pl.DataFrame) -> pl.Series:
+    """Every identifier of these rows, once."""
+    return pl.concat([known[kind].alias("digest") for kind in STRENGTH]).drop_nulls().unique()

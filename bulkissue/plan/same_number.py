@@ -23,7 +23,7 @@ def alike(history: History, mobiles: pl.Series, country_code: str | None) -> His
         country_code: The job's.
     """
     code = pl.col("country_code").fill_null("")
-    codes = set(history.lines.select(code).unique().collect(engine="streaming")["country_code"])
+    codes = history.profile().codes
     digests, numbers = history.digests, mobiles.to_frame("number").lazy().drop_nulls().unique()
     number = pl.col("number")
     if country_code is not None:
@@ -56,7 +56,7 @@ def alike(history: History, mobiles: pl.Series, country_code: str | None) -> His
         .otherwise(KNOWN_BY["mobile"])
         .alias(KNOWN_BY["mobile"]),
     )
-    return History(lines.drop("mobile", "code", "as_here"), digests)
+    return History(lines.drop("mobile", "code", "as_here"), digests, history.profile())
 
 
 def ambiguous(history: History, rows: pl.DataFrame, settings: IdentifiersSection) -> pl.Series:
@@ -89,6 +89,8 @@ def ambiguous(history: History, rows: pl.DataFrame, settings: IdentifiersSection
     known = pl.when(kind == "mobile").then("key").otherwise(KNOWN_BY["mobile"])
     found = []
     for longer, theirs in ((False, pl.col("mobile_end")), (True, known)):
+        if not longer and not history.profile().ends:
+            continue
         remembered = history.lines.select(theirs.alias("end")).drop_nulls()
         found.append(mine.filter(pl.col("longer") == longer).join(remembered, on="end", how="semi").select("line"))
     lines = pl.concat(found).collect(engine="streaming")["line"]

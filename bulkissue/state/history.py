@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import polars as pl
 from polars_hash import CryptographicHashingNameSpace
 
@@ -22,6 +23,7 @@ from bulkissue.files import replacing_path, write_whole
 from bulkissue.outcomes import KNOWN_BY, STRENGTH
 
 _KEY = "key"
+_PROFILE = "bulkissue.profile"
 _KEY_BYTES = 32
 _DIGEST_BYTES = 8
 
@@ -127,6 +129,40 @@ class Digests:
         )
 
 
+class Profile(msgspec.Struct, frozen=True):
+    """
+    What lines of history are like, so that nobody looks through all of them for what is not there.
+
+    Attributes:
+        kinds: The identifier types that anybody is remembered by.
+        codes: The country codes that numbers were read with; empty for none.
+        ties: Whether anybody is remembered by several identifiers.
+        ends: Whether any mobile is longer than a national number.
+    """
+
+    kinds: frozenset[str] = frozenset()
+    codes: frozenset[str] = frozenset()
+    ties: bool = False
+    ends: bool = False
+
+    def __or__(self, other: "Profile") -> "Profile":
+        """Of both together."""
+        return Profile(
+            self.kinds | other.kinds, self.codes | other.codes, self.ties or other.ties, self.ends or other.ends
+        )
+
+
+def _profile(lines: pl.LazyFrame) -> Profile:
+    """By looking through them."""
+    there = {name: pl.col(name).is_not_null().any() for name in (*KNOWN_BY.values(), "mobile_end")}
+    found = lines.select(**there).collect(engine="streaming").row(0, named=True)
+    told = lines.select("identifier_type", pl.col("country_code").fill_null("")).unique().collect(engine="streaming")
+    beside = {kind for kind, name in KNOWN_BY.items() if found[name]}
+    return Profile(
+        frozenset(told["identifier_type"]) | beside, frozenset(told["country_code"]), bool(beside), found["mobile_end"]
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class History:
     """
@@ -135,21 +171,20 @@ class History:
     Attributes:
         lines: `HISTORY_SCHEMA`, in no order.
         digests: Under the key of the state folder.
+        known_profile: What the lines are like, where that is known.
     """
 
     lines: pl.LazyFrame
     digests: Digests
+    known_profile: Profile | None = None
 
     def is_empty(self) -> bool:
         """Whether nobody is remembered."""
         return self.lines.head(1).collect(engine="streaming").is_empty()
 
-    def kinds(self) -> set[str]:
-        """The identifier types that anybody is remembered by."""
-        sent = self.lines.select(pl.col("identifier_type").unique()).collect(engine="streaming")["identifier_type"]
-        beside = self.lines.select(pl.col(name).is_not_null().any().alias(kind) for kind, name in KNOWN_BY.items())
-        found = beside.collect(engine="streaming").row(0, named=True)
-        return {*sent, *(kind for kind, known in found.items() if known)}
+    def profile(self) -> Profile:
+        """What the lines are like."""
+        return self.known_profile or _profile(self.lines)
 
     def with_runs(self, parts: Sequence[Path]) -> "History":
         """These lines, and what more runs tell (Parquet files of `RUN_SCHEMA`)."""
@@ -196,18 +231,40 @@ def read(files: Iterable[Path], digests: Digests) -> History:
     for path in files:
         (keyed if "key" in pl.read_parquet_schema(path) else plain).append(path)
     parts = []
+    profile = Profile()
     if keyed:
         parts.append(pl.scan_parquet(keyed, glob=False, schema=HISTORY_SCHEMA))
+        for path in keyed:
+            profile |= _read_profile(path)
     if plain:
         parts.append(digests.digested(_plain(plain)))
-    return History(pl.concat(parts), digests) if parts else History(pl.LazyFrame(schema=HISTORY_SCHEMA), digests)
+        profile |= _profile(parts[-1])
+    lines = pl.concat(parts) if parts else pl.LazyFrame(schema=HISTORY_SCHEMA)
+    return History(lines, digests, profile)
+
+
+def _read_profile(path: Path) -> Profile:
+    """A history file's profile, which stands in it."""
+    try:
+        return msgspec.json.decode(pl.read_parquet_metadata(path)[_PROFILE], type=Profile)
+    except (KeyError, msgspec.DecodeError):
+        return _profile(pl.scan_parquet(path, glob=False, schema=HISTORY_SCHEMA))
 
 
 def write(path: Path, lines: pl.LazyFrame) -> None:
     """Write a run's lines of history, whole and durable."""
     with replacing_path(path) as partial:
-        # Nobody looks a range up in it.
-        lines.sink_parquet(partial, compression="zstd", compression_level=1, statistics=False)
+        # Once to know what they are like, once with that in the file; what makes the lines may take long.
+        draft = partial.with_name(f"{partial.name}.draft")
+        try:
+            lines.sink_parquet(draft, compression="lz4", statistics=False)
+            draft.chmod(0o600)
+            written = pl.scan_parquet(draft, glob=False, schema=HISTORY_SCHEMA)
+            profile = {_PROFILE: msgspec.json.encode(_profile(written)).decode()}
+            # Nobody looks a range up in it.
+            written.sink_parquet(partial, compression="zstd", compression_level=1, statistics=False, metadata=profile)
+        finally:
+            draft.unlink(missing_ok=True)
 
 
 def digest_old(path: Path, digests: Digests) -> bool:
