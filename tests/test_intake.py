@@ -321,8 +321,7 @@ def test_names_lose_what_is_invisible_around_them(take):
 @pytest.mark.parametrize(
     ("header", "said"),
     [
-        ("Mobile,Name, Name", '"Name" (2 times)'),
-        ("Mobile,,Name,", "2 columns are without a name: field 2, 4"),
+        ("Mobile,Name, Mobile", '"Mobile" stands more than once, and is used'),
         ("919986000586,Mira", "looks like a customer"),
         ("mira@example.com,Mira", "looks like a customer"),
         ("Mobile,+91 99860-00586", "looks like a customer"),
@@ -331,6 +330,8 @@ def test_names_lose_what_is_invisible_around_them(take):
         ("Mobile,_bi_row", "but not _bi_outcome, _bi_target, _bi_source_file"),
         ("Mobile,*", "cannot be the name of a column"),
         ("Mobile,^a.*$", "cannot be the name of a column"),
+        ("Asha Rao,mira@example.com", "header = false"),
+        ("Order 99860005861,Store", '"…", "Store"'),
         ('Mobile,"Name', "has a quote that is not closed"),
         ("Name,Store", '"Name", "Store"'),
     ],
@@ -584,13 +585,16 @@ def test_parquet_without_rows(take):
 
 
 def test_columns_that_are_no_text(take, refused):
-    """Lists, structs and bytes are left out and named; as an identifier they refuse the file."""
+    """Lists and structs are kept as JSON, bytes left out and named; as an identifier they name nobody."""
     frame = pl.DataFrame({"id": [1], "tags": [["a"]], "more": [{"a": 1}], "mobile": [b"1"]})
     message = refused({"in.parquet": parquet(frame)}, columns={"id": "id"})
     assert 'column "mobile" is the mobile, but holds Binary' in message
     taken = take({"in.parquet": parquet(frame.rename({"mobile": "raw"}))})
-    assert taken.said.columns == ("id",)
-    assert len(taken.file.notes) == 3
+    assert taken.said.columns == ("id", "tags", "more")
+    assert taken.rows("tags", "more") == [('["a"]', '{"a":1}')]
+    assert len(taken.file.notes) == 1
+    several = take({"in.parquet": parquet(pl.DataFrame({"mobile": [["919986000501"]]}))})
+    assert several.rows("_bi_reason") == [("validate.unreadable_value",)]
 
 
 @pytest.mark.parametrize(
@@ -990,3 +994,39 @@ def test_the_samples_are_invented():
     """Every address in the samples is of example.com."""
     for path in SAMPLES.glob("*.csv"):
         assert set(re.findall(r"@(\S+?)[,\s\"]", path.read_text(encoding="utf-8").lower())) <= {"example.com"}
+
+
+def test_columns_without_a_name_or_with_another_s(take):
+    """They are kept, under their place or with a number, where nothing is read from them."""
+    found = take("Mobile,,Notes, Notes,\n919986000501,a,b,c,\n919986000502,,,,\n")
+    assert found.said.columns == ("Mobile", "column_2", "Notes", "Notes [2]", "column_5")
+    assert found.frame.select("column_2", "Notes", "Notes [2]", "column_5").row(0) == ("a", "b", "c", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("Customers of May\nMobile,Name\n919986000501,a\n", 2),
+        ("Customers of May,,\n,,\nMobile,Name,Shop\n919986000501,a,b\n", 3),
+    ],
+)
+def test_a_title_above_the_names(refused, text, line):
+    """The line with the names is found and said."""
+    message = refused(text)
+    assert f"line {line} looks like the column names" in message
+    assert f"header_row = {line}" in message
+
+
+@pytest.mark.parametrize(
+    ("header", "role"),
+    [
+        ("Phone 1 - Value", "mobile"),
+        ("E-mail 1 - Value", "email"),
+        ("SMS Phone Number", "mobile"),
+        ("Email Address", "email"),
+    ],
+)
+def test_names_of_usual_exports(take, header, role):
+    """Address books and mailing programs name them so."""
+    cell = "919986000501" if role == "mobile" else "a@example.com"
+    assert take(f"Name,{header}\nx,{cell}\n").said.files[0].columns == {role: header}

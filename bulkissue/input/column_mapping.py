@@ -34,9 +34,13 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
         *("mobile", "mobileno", "mobilenum", "mobilenumber", "mobilephone", "mobilephoneno", "mobilephonenumber"),
         *("phone", "phoneno", "phonenum", "phonenumber", "telephone", "telephoneno", "telephonenumber", "tel", "telno"),
         *("cell", "cellno", "cellnumber", "cellphone", "msisdn", "contactno", "contactnumber", "contactmobile"),
+        *("phone1value", "phone1", "mobile1", "primaryphone", "primarymobile", "sms", "smsnumber", "smsphonenumber"),
         *("customermobile", "customermobileno", "customermobilenumber", "customerphone", "customerphonenumber"),
     ),
-    "email": ("email", "emailid", "emailaddress", "mail", "mailid", "customeremail", "customeremailid"),
+    "email": (
+        *("email", "emailid", "emailaddress", "mail", "mailid", "customeremail", "customeremailid"),
+        *("email1value", "email1", "emailaddress1", "primaryemail"),
+    ),
     "external_id": ("externalid", "extid", "customerexternalid", "externalcustomerid"),
     "identifier_type": ("type", "identifiertype", "identifiername", "idtype", "customeridentifiertype"),
     "identifier": ("value", "identifier", "identifiervalue", "customeridentifier", "customeridentifiervalue"),
@@ -46,6 +50,7 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
 
 _LONG = ("identifier_type", "identifier")
 _DIGITS_OF_A_CUSTOMER = 9  # ids, mobiles and cards have as many; years, months and shop numbers do not
+_DIGITS_SHOWN = 7
 _SHOWN = 40
 
 
@@ -72,33 +77,32 @@ def plain(name: str) -> str:
 
 def kept_names(names: Sequence[str | None], file: str) -> list[str]:
     """
-    The header's names as they stay, without surrounding white space and invisible characters.
+    The header's names as they stay, without surrounding white space and invisible characters; each once.
+
+    A column without a name is `column_7` by its place; of a name that stands twice the second is `Name [2]`, and
+    `find_roles` refuses to use either.
 
     Raises:
-        InputRefused: A name is missing or stands twice, or the line looks like a customer and not like a header.
+        InputRefused: The line looks like a customer and not like a header.
     """
     kept = [(name or "").strip(INVISIBLE) for name in names]
     if any(_looks_like_a_customer(name) for name in kept):
         place = next(place for place, name in enumerate(kept, 1) if _looks_like_a_customer(name))
         raise InputRefused(
             f"{file}: the first line looks like a customer, not like column names (field {place})",
-            hint="put a line of column names above the first customer; without it the first customer would be lost",
+            hint="put a line of column names above the first customer; or set [input] header = false, and name the "
+            "columns under [input.columns] as column_1, column_2 …",
         )
-    empty = [str(place) for place, name in enumerate(kept, 1) if not name]
-    if empty:
-        raise InputRefused(
-            f"{file}: {_columns(len(empty))} without a name: field {', '.join(empty[:_SHOWN])} of the first line",
-            hint="give every column a name, or remove the empty columns",
-        )
+    kept = [name or f"column_{place}" for place, name in enumerate(kept, 1)]
     patterns = [name for name in kept if name == "*" or (name.startswith("^") and name.endswith("$"))]
     if patterns:  # polars would take such a name for many columns
         raise InputRefused(f"{file}: {_quoted(patterns)} cannot be the name of a column", hint="give it another name")
-    twice = [f'"{name}" ({count} times)' for name, count in Counter(kept).items() if count > 1]
-    if twice:
-        raise InputRefused(
-            f"{file}: column names stand more than once: {', '.join(twice)}", hint="give every column its own name"
-        )
-    return kept
+    seen: Counter[str] = Counter()
+    unique: list[str] = []
+    for name in kept:
+        seen[name] += 1
+        unique.append(name if seen[name] == 1 else _another(name, seen[name]))
+    return unique
 
 
 def find_roles(names: Sequence[str], mapping: ColumnsSection, file: str, *, ignore: Collection[str] = ()) -> Roles:
@@ -136,6 +140,12 @@ def find_roles(names: Sequence[str], mapping: ColumnsSection, file: str, *, igno
             hint="say which one to take:\n" + _mapping_lines({role: fitting[0] for role, fitting in doubled.items()}),
         )
     columns = {role: mapped.get(role) or guessed[role][0] for role in wanted if role in found}
+    twice = [name for name in columns.values() if _another(name, 2) in names]
+    if twice:
+        raise InputRefused(
+            f"{file}: the column name {_quoted(twice)} stands more than once, and is used",
+            hint="give each of these columns its own name",
+        )
     others = [role for role in IDENTIFIER_TYPES if role in columns and role != "id"]
     if form == "wide" and "id" in columns and "id" not in mapped and others:
         # Any CRM's export has a "Customer ID" of its own: taken for the service's, it leads to strangers.
@@ -211,15 +221,20 @@ def _looks_like_a_customer(name: str) -> bool:
     return digits >= _DIGITS_OF_A_CUSTOMER and not re.search(r"[^\d\s'+().,/\-]", name)
 
 
+def _may_be_shown(name: str) -> bool:
+    digits = sum(character.isdigit() for character in name)
+    return digits < _DIGITS_SHOWN and "@" not in name and any(character.isalpha() for character in name)
+
+
 def _mapping_lines(lines: dict[str, str]) -> str:
     return "\n".join(["[input.columns]", *(f'{role} = "{header}"' for role, header in lines.items())])
 
 
 def _quoted(names: Sequence[str]) -> str:
-    """Names for a message; a name of digits alone might be a customer's, so it is not shown."""
-    shown = [f'"{name}"' if any(character.isalpha() for character in name) else '"…"' for name in names[:_SHOWN]]
+    """Names for a message; one that might be a customer's (digits, an address) is not shown."""
+    shown = [f'"{name}"' if _may_be_shown(name) else '"…"' for name in names[:_SHOWN]]
     return ", ".join(shown) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
-def _columns(count: int) -> str:
-    return "a column is" if count == 1 else f"{count} columns are"
+def _another(name: str, number: int) -> str:
+    return f"{name} [{number}]"

@@ -28,6 +28,8 @@ from bulkissue.outcomes import IDENTIFIER_TYPES
 
 #: Rows in a row group of input.parquet. Fixed, so that the same input gives the same bytes.
 _ROW_GROUP = 1 << 17
+#: So far down, and in files of so many bytes, column names are looked for where the first line has none.
+_LOWEST_NAMES, _LARGEST_WITH_TITLE = 8, 50_000_000
 
 #: How files begin that are neither text nor a table we read.
 _FOREIGN = {
@@ -168,11 +170,15 @@ def _read(
         raise InputRefused(f"{name} does not exist", hint="paths are relative to the job file") from trouble
     except OSError as trouble:
         raise InputRefused(f"{name} cannot be read: {trouble.strerror}") from trouble
-    table = _table(path, name, head, settings, folder)
-    own = lineage.own_columns(table.names, name)
-    verdict = lineage.judge(table.rows, own, name, target) if own else lineage.Verdict()
-    names = [column for column in table.names if column not in own]
-    roles = find_roles([*names, *table.left_out], settings.columns, name, ignore=settings.ignore)
+    try:
+        table = _table(path, name, head, settings, folder)
+        own = lineage.own_columns(table.names, name)
+        verdict = lineage.judge(table.rows, own, name, target) if own else lineage.Verdict()
+        names = [column for column in table.names if column not in own]
+        roles = find_roles([*names, *table.left_out], settings.columns, name, ignore=settings.ignore)
+    except InputRefused:
+        _refuse_title(path, name, head, settings, folder)
+        raise
     for role, column in roles.columns.items():
         if column in table.left_out:
             raise InputRefused(
@@ -203,6 +209,28 @@ def _read(
         marked=head.startswith(codecs.BOM_UTF8),
     )
     return _Part(file, names, _with_verdict(rows, table, roles.columns, names, healed.vouched), seen)
+
+
+def _refuse_title(path: Path, name: str, head: bytes, settings: InputSection, folder: Path) -> None:
+    """
+    Say which line has the column names, where the first one has not.
+
+    Raises:
+        InputRefused: A line below has them: what stands above looks like a title.
+    """
+    if not settings.header or settings.header_row != 1 or path.stat().st_size > _LARGEST_WITH_TITLE:
+        return
+    for row in range(2, _LOWEST_NAMES + 1):
+        lower = settings.model_copy(update={"header_row": row})
+        try:
+            table = _table(path, name, head, lower, folder)
+            find_roles(table.names, settings.columns, name, ignore=settings.ignore)
+        except InputRefused:
+            continue
+        raise InputRefused(
+            f"{name}: line {row} looks like the column names, and what stands above it like a title",
+            hint=f"set [input] header_row = {row}",
+        )
 
 
 def _table(path: Path, name: str, head: bytes, settings: InputSection, folder: Path) -> Table:

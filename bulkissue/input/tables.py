@@ -60,7 +60,7 @@ def read_parquet(path: Path, name: str) -> Table:
     """
     A Parquet file as text: whole numbers and decimals exactly, whole floats as whole numbers, dates as ISO 8601.
 
-    Lists, structs and bytes have no text of their own: such columns are left out, and a note says so.
+    Lists and structs are JSON. Bytes have no text of their own: such columns are left out, and a note says so.
 
     Raises:
         InputRefused: It is no Parquet file, or its columns' names will not do.
@@ -88,6 +88,9 @@ def read_parquet(path: Path, name: str) -> Table:
             doubtful[kept] = f"_bi_doubtful_{place}"
             large = cell.fill_nan(None).abs() >= _EXACT_BELOW[dtype]  # for polars NaN is the largest number
             cells.append(pl.when(large).then(pl.lit(INEXACT)).alias(doubtful[kept]))
+        elif dtype.is_nested():
+            doubtful[kept] = f"_bi_doubtful_{place}"
+            cells.append(pl.when(cell.is_not_null()).then(pl.lit("holds several values")).alias(doubtful[kept]))
         elif dtype.is_temporal() or dtype == pl.Boolean():
             doubtful[kept] = f"_bi_doubtful_{place}"
             what = "is a boolean" if dtype == pl.Boolean() else "is a date or time"
@@ -128,6 +131,8 @@ def _as_text(cell: pl.Expr, dtype: pl.DataType) -> pl.Expr | None:
         return cell.fill_nan(None).cast(pl.String).str.strip_suffix(".0")
     if dtype.is_temporal():
         return cell.dt.to_string("iso:strict")
-    if dtype.is_nested() or dtype == pl.Binary():
+    if dtype == pl.Binary():
         return None
+    if dtype.is_nested():  # as JSON
+        return pl.struct(cell.alias("v")).struct.json_encode().str.strip_prefix('{"v":').str.strip_suffix("}")
     return cell.cast(pl.String)
