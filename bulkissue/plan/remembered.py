@@ -38,7 +38,7 @@ def settle_issued(found: Distinct, job: Job, customers: pl.LazyFrame | None) -> 
         wanted = wanted.with_columns(rows.filter(live).select(known)["customer"])
     about_them = found.history
     if found.past is not None and customers is None:
-        about_them = History(found.past.lazy(), found.history.digests)
+        about_them = History(found.past.lazy(), found.history.digests, found.history.profile())
     held, shared = held_by_history(wanted, ties(found.known), about_them, customers)
     rows = apply(
         rows,

@@ -14,6 +14,11 @@ from bulkissue.state.history import DIGEST, History
 
 #: The end of an identifier that is shared by several customers; no digest is 0, as good as never.
 SHARED = 0
+#: What a line of history says of a customer and of what became of it.
+_ABOUT_CUSTOMERS = (
+    *("identifier_type", "key", *KNOWN_BY.values(), "customer"),
+    *("outcome", "run", "source_file", "source_row"),
+)
 
 
 def ends(known: pl.DataFrame) -> pl.DataFrame:
@@ -137,22 +142,30 @@ def related(history: History, known: pl.DataFrame, *, several: bool) -> pl.DataF
         several: Whether any of these customers is known by several identifiers, of whatever types.
 
     Returns:
-        Those lines with all their columns; None where neither side has a row with several identifiers, so that only a
-        sent identifier itself says anything.
+        Those lines, with the columns of `_ABOUT_CUSTOMERS`; None where neither side has a row with several identifiers,
+        so that only a sent identifier itself says anything.
     """
     tied = history.profile().ties
     if not several and not tied:
         return None
     columns = ["key", *KNOWN_BY.values()] if tied else ["key"]
     known_so_far = asked = _all_of(known)
-    found = history.lines.head(0).collect()
+    lines = history.lines.select(_ABOUT_CUSTOMERS)
+    found = lines.head(0).collect()
     for _ in STRENGTH:
         # Digests differ by type, so that all of them can be asked for at once.
         wanted = asked.to_frame("_bi_asked").lazy()
-        hits = [history.lines.join(wanted, left_on=name, right_on="_bi_asked", how="semi") for name in columns]
-        found = pl.concat([found, pl.concat(hits).collect(engine="streaming")]).unique()
-        theirs = _all_of(all_known(found.lazy()).collect())
-        asked = theirs.filter(~theirs.is_in(known_so_far.implode()))
+        parts = [found]
+        for name in columns:
+            # Most of a large history is of others: one column tells, before the rest of it is read.
+            hit = lines.select(pl.col(name).alias("_bi_asked")).join(wanted, on="_bi_asked", how="semi")
+            hits = hit.unique().collect(engine="streaming").lazy()
+            if hits.head(1).collect().height:
+                theirs = lines.join(hits, left_on=name, right_on="_bi_asked", how="semi")
+                parts.append(theirs.collect(engine="streaming"))
+        found = pl.concat(parts).unique()
+        more = _all_of(all_known(found.lazy()).collect())
+        asked = more.filter(~more.is_in(known_so_far.implode()))
         if asked.is_empty() or not tied:
             break
         known_so_far = pl.concat([known_so_far, asked])

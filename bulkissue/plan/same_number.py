@@ -45,7 +45,20 @@ def alike(history: History, mobiles: pl.Series, country_code: str | None) -> His
     mobile = pl.when(kind == "mobile").then("key").otherwise(KNOWN_BY["mobile"])
     marked = history.lines.with_columns(mobile.alias("mobile"), code.alias("code"))
     on = ["mobile", "code"]
-    aliases = pl.concat(found).join(marked.select(on), on=on, how="semi").collect(engine="streaming")
+    asked = pl.concat(found).collect(engine="streaming").lazy()
+    # Digests differ by type, so that a mobile's can be looked for among all: one column tells whether there is any.
+    places = ["key", KNOWN_BY["mobile"]] if history.profile().ties else ["key"]
+    hits = [
+        history.lines.select(pl.col(name).alias("mobile"))
+        .join(asked.select("mobile"), on="mobile", how="semi")
+        .unique()
+        for name in places
+    ]
+    there = pl.concat(hits).collect(engine="streaming")
+    if there.is_empty():
+        return history
+    remembered = marked.join(there.lazy(), on="mobile", how="semi").select(on).unique()
+    aliases = asked.join(remembered.collect(engine="streaming").lazy(), on=on, how="semi").collect()
     if aliases.is_empty():
         return history
     here = pl.col("as_here")
