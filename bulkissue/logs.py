@@ -10,6 +10,8 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -28,7 +30,6 @@ class _RunLog:
 
     def open(self, folder: Path) -> None:
         """Keep the events of a run in its folder from now on."""
-        self.close()
         handle = os.open(folder / RUN_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._file = os.fdopen(handle, "a", encoding="utf-8")
 
@@ -98,14 +99,19 @@ def bind(*, run_id: str, job: str) -> None:
     structlog.contextvars.bind_contextvars(run_id=run_id, job=job)
 
 
-def keep_in(folder: Path) -> None:
+@contextmanager
+def kept_in(folder: Path) -> Iterator[None]:
     """
-    Have every later line of this process in the run's folder too, as JSON lines, whatever goes to standard error.
+    Have every line of the block in the run's folder too, as JSON lines, whatever goes to standard error.
 
     Raises:
         OSError: The folder takes no file.
     """
     _run_log.open(folder)
+    try:
+        yield
+    finally:
+        _run_log.close()
 
 
 def get() -> structlog.typing.FilteringBoundLogger:

@@ -171,3 +171,8 @@ def test_history_of_an_early_version(scene, write_input):
     assert scene.run(job="bare.toml", path="more.csv").counts == {"rows": 5, "already_issued": 5}
     assert all("key" in pl.read_parquet_schema(file) for file in files_of(scene))
     assert len(scene.service.issued()) == 25
+
+
+def test_the_key_is_not_shown():
+    """What a traceback or a log would print of the digests has no key in it."""
+    assert "5ecret" not in repr(history.Digests("5ecret"))

@@ -69,13 +69,28 @@ def test_after_run(scene, write_job):
     assert (ended.code, ended.counts) == (5, {"rows": 60, "succeeded": 59, "failed": 1})
 
 
-def test_waiting(scene):
-    """`reconcile --wait` says how long it waits, and settles then."""
+def test_waiting(scene, write_job):
+    """`reconcile --wait` says that it waits, and settles what is too young to be settled without."""
+    write_job(
+        scene.service.base_url, limits={"batch_size": 1, "concurrency": 4}, reconcile={"settle_after_seconds": 10}
+    )
     scene.service.order(Fault(kind="drop", when="before", nth=(3,), route="bulk"))
     assert scene.do("run", "job.toml", "--yes", "--json").code == 6
+    assert scene.do("reconcile", "latest").code == 6
     ended = scene.do("reconcile", "latest", "--wait")
     assert ended.code == 5, ended.out
-    assert scene.do("reconcile", "latest", "--wait").code == 5
+    assert "waiting" in ended.out + ended.err
+
+
+def test_the_log_of_a_run_ends_with_it(tmp_path, capsys):
+    """What a process says before and after a run does not stand in the run's log."""
+    logs.configure(quiet=False)
+    logs.get().info("before")
+    with logs.kept_in(tmp_path):
+        logs.get().info("meanwhile")
+    logs.get().info("after")
+    assert [json.loads(line)["event"] for line in (tmp_path / logs.RUN_LOG).read_text().splitlines()] == ["meanwhile"]
+    assert len(capsys.readouterr().err.splitlines()) == 3
 
 
 def test_of_a_kind_one_a_minute(monkeypatch, capsys):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from bulkissue.exchange import Reply
-from bulkissue.service import promotions
+from bulkissue.service import lookup, promotions
 from bulkissue.service.answer import PromotionOrSeries
 from bulkissue.service.page import Asked, Found, Page, unite
 from bulkissue.service.readers import READERS
@@ -329,6 +329,22 @@ def test_both_spellings_of_an_external_id():
 def test_odd_coupon_answers_prove_nothing(body):
     """Several customers, or one without id, no total, a coupon without its code and other shapes are doubts."""
     assert coupon_page(body).doubt
+
+
+@pytest.mark.parametrize("nothing", [0, "00", -1, "-1", "null", "None"])
+def test_ids_that_name_nothing(nothing):
+    """An issue or a customer whose id is zero, negative or a word for nothing is a doubt, and never a finding."""
+    pages = (
+        promotion_page(listing(entry(timeline(issue(nothing))))),
+        promotion_page(listing(entry(timeline(enrollmentId=nothing))), ENROL),
+        cart_page({"data": [cart_entry(earnedPromotionId=nothing)]}),
+        coupon_page(coupons_of(coupon(nothing))),
+    )
+    assert [(page.found, page.doubt) for page in pages] == [((), "an issue is listed without its id")] * 4
+    assert promotion_page(listing(customerId=nothing)).customer_id == ""
+    assert cart_page({"data": [cart_entry(customerId=nothing)]}).customer_id == BY_ID.identifier
+    assert coupon_page(coupons_of(customers=[{"id": nothing, "coupons": [coupon()]}])).customer_id == ""
+    assert lookup.read(Reply(200, json.dumps({"entity": nothing}).encode())).customer_id == ""
 
 
 def test_nobody_has_no_coupons():

@@ -458,15 +458,40 @@ def test_too_large_for_a_gateway(status, body):
     assert only(verdict("bulk", reply(status, b""), "7")) == (Outcome.FAILED, f"http.{status}")
 
 
+#: Where each endpoint's answer has the proof, and where the customer's id.
+PLACES: dict[str, tuple[tuple[str | int, ...], tuple[str | int, ...]]] = {
+    "bulk": (("response", 0, "result", "earnedId"), ("response", 0, "result", "entityId")),
+    "single": (("sideEffects", 0, "earnedId"), ()),
+    "cart": (("data", "7", "id"), ()),
+    "coupon": (("code",), ("customer", "id")),
+}
+
+
+def proof_with(route: str, place: tuple[str | int, ...], value: object) -> Reply:
+    """The endpoint's plain success, but for one value."""
+    body: Any = json.loads(json.dumps(PROOFS[route]))
+    inner = body
+    for step in place[:-1]:
+        inner = inner[step]
+    assert place[-1] in inner
+    inner[place[-1]] = value
+    return reply(200, body)
+
+
+@EACH
 @pytest.mark.parametrize("nothing", [0, "0", "00", -7, "-7", "", "  ", "null", "None", False, 0.0])
-def test_ids_that_prove_nothing(nothing):
+def test_ids_that_prove_nothing(route, nothing):
     """An id of 0, a negative one, a blank and a word for nothing are no proof, on no endpoint."""
-    result = {"entityId": 7, "earnedId": nothing, "promotionId": 5, "programId": 1}
-    bulk = {"response": [{"result": result, "errors": [], "warnings": []}], "totalCount": 1, "failureCount": 0}
-    assert only(verdict("bulk", reply(200, bulk), "7"))[0] is Outcome.UNKNOWN
-    single = {"sideEffects": [{"earnedId": nothing}], "errors": [], "warnings": []}
-    assert only(verdict("single", reply(200, single), "7"))[0] is Outcome.UNKNOWN
-    cart = {"data": {"7": {"id": nothing, "customerId": 7}}, "errors": []}
-    assert only(verdict("cart", reply(200, cart), "7"))[0] is Outcome.UNKNOWN
-    coupon = {"code": nothing, "seriesId": 9, "customer": {"id": 7}}
-    assert only(verdict("coupon", reply(200, coupon), "7"))[0] is Outcome.UNKNOWN
+    found = verdict(route, proof_with(route, PLACES[route][0], nothing))
+    assert only(found)[0] is Outcome.UNKNOWN
+    assert only(found)[1] != "answer.foreign"
+
+
+@pytest.mark.parametrize("route", ["bulk", "coupon"])
+@pytest.mark.parametrize("nothing", [0, "00", -1, "-1", "null", "None"])
+def test_customer_ids_that_name_nobody(route, nothing):
+    """An issue is kept without its customer's id where that names nobody: else all such customers would be one."""
+    found = verdict(route, proof_with(route, PLACES[route][1], nothing), "919986000501", kind="mobile")
+    assert only(found)[0] is Outcome.SUCCEEDED
+    (row,) = each_row(found.results, 1)
+    assert row.customer_id == ""

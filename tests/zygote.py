@@ -218,5 +218,7 @@ def _import_everything() -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))
+    # What the program does at a SIGHUP must not depend on whether the tests were started with nohup.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     _import_everything()
     _serve()

@@ -40,9 +40,9 @@ def standing(folder: Path) -> Iterator[tuple[Manifest, register.TargetState]]:
     with register.locked(state_dir, target, run_id) as state, register.run_locked(folder, run_id):
         manifest = run_folder.read_manifest(folder)
         run_folder.refuse_changed(folder, manifest)
-        logs.keep_in(folder)
         _refuse_second_copy(folder, state.run(run_id))
-        yield manifest, state
+        with logs.kept_in(folder):
+            yield manifest, state
 
 
 def _refuse_second_copy(folder: Path, entry: register.Registered | None) -> None:

@@ -14,9 +14,7 @@ from bulkissue import logs
 from bulkissue.commands.confirmation import Confirmation, question
 from bulkissue.commands.preparation import Choices, look_customers_up, manifest_of, refuse_other_names, take_input
 from bulkissue.commands.recovery import recover
-from bulkissue.commands.reopening import (
-    signed_in,
-)
+from bulkissue.commands.reopening import signed_in
 from bulkissue.commands.session import Result, Session, Watch
 from bulkissue.commands.state import refuse_forgotten
 from bulkissue.failpoint import reached
@@ -55,7 +53,7 @@ def start(
         folder = run_folder.make_run_folder(loaded.runs_dir, run_id)
         held.enter_context(register.run_locked(folder, run_id))
         reached("folder.made")
-        logs.keep_in(folder)
+        held.enter_context(logs.kept_in(folder))
         try:
             write_whole(folder / "job.toml", loading.effective_toml(loaded))
             intake = take_input(paths, loaded, folder, choices.expect_rows, watch)

@@ -49,7 +49,7 @@ class Watch:
         taken: The input was read.
         warned: Something that a person should mend, such as a secret's file that others can read.
         planned: The plan stands; with the run's folder (a temporary one on a dry run).
-        sending: The counters has changed; with the rows to send in all.
+        sending: The counters have changed; with the rows to send in all.
         looking_up: So many customers were looked up, of so many.
     """
 

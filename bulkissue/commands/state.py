@@ -42,10 +42,10 @@ class Unknown:
         """What is wrong, in sentences; none where all agree."""
         told = []
         if self.forgotten or self.others:
-            names = _named([manifest.run_id for manifest in (*self.forgotten, *self.others)])
-            what = "of this target" if self.forgotten else "of other targets"
+            runs, what = (self.forgotten, "of this target") if self.forgotten else (self.others, "of other targets")
+            names = _named([manifest.run_id for manifest in runs])
             told.append(
-                f"the state folder {state_dir} does not know {len(self.forgotten) or len(self.others)} runs {what} "
+                f"the state folder {state_dir} does not know {len(runs)} runs {what} "
                 f"that were begun under it ({names}): it is older than they are, as a restored backup is"
             )
         if self.beyond:

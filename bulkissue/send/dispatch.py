@@ -52,7 +52,8 @@ class Dispatch:
         to_issue: What is issued.
         guards: When to stop.
         limits: Pace, attempts and sizes.
-        watch: Told whenever the counters has changed.
+        allowance: What is known of how fast may be sent; None: by this process alone.
+        watch: Told whenever the counters have changed.
         probe_seconds: Waits between the probes of an outage.
     """
 

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from bulkissue.exchange import Batch, MaybeSent, NotSent, Reply, Sending
 from bulkissue.outcomes import REASONS, Outcome, Results, RowResult
-from bulkissue.service.answer import Complaint, PromotionOrSeries, Reading, Statement
+from bulkissue.service.answer import Complaint, PromotionOrSeries, Reading, Statement, as_id
 from bulkissue.service.routes import Endpoint
 
 #: The warning that means "not issued" although nothing is called an error.
@@ -144,7 +144,7 @@ def _result(statement: Statement | None, reading: Reading, reply: Reply, batch: 
                 "answer.proof",
                 code=known.warnings[0].code if known.warnings else "",
                 message=known.warnings[0].message if known.warnings else "",
-                customer_id=known.customer_id,
+                customer_id=as_id(known.customer_id),
                 reference=known.proof,
                 valid_till=known.valid_till,
             )
@@ -207,7 +207,7 @@ def _row(outcome: Outcome, reason: str, known: Statement, said: Complaint | None
         reason,
         message=(said.message if said else "") or REASONS.get(reason) or f"answered {reason}",
         code=said.code if said else "",
-        customer_id=known.customer_id,
+        customer_id=as_id(known.customer_id),
         # What an unknown row's answer did carry is evidence; a failed row has no reference.
         reference=known.proof if outcome is Outcome.UNKNOWN else "",
     )

@@ -14,7 +14,7 @@ import msgspec
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _MESSAGE_LENGTH = 300
-_NO_PROOF = re.compile(r"[-+]?[0.]+|-[0-9.]+|null|none|undefined|nan", re.IGNORECASE)
+_NO_ID = re.compile(r"[-+]?[0.]+|-[0-9.]+|null|none|undefined|nan", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +142,10 @@ def as_text(value: object) -> str:
     return "" if text == "0" else text
 
 
-def as_proof(value: object) -> str:
-    """An id or code that may prove an issue, as text; one that is zero, negative, or a word for nothing proves none."""
+def as_id(value: object) -> str:
+    """An id or code of an issue or a customer, as text; zero, a negative one and a word for nothing are none."""
     text = as_text(value)
-    return "" if _NO_PROOF.fullmatch(text) else text
+    return "" if _NO_ID.fullmatch(text) else text
 
 
 def clipped(value: object) -> str:

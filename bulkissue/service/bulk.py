@@ -20,7 +20,7 @@ from bulkissue.service.answer import (
     Proven,
     Reading,
     Statement,
-    as_proof,
+    as_id,
     as_text,
     complaints,
     differs,
@@ -49,7 +49,7 @@ STOPPING = frozenset({"1101", "8874", "8892", "8902", "8901", "8881", "8899", "1
 WHOLE = frozenset({"1101", "8874", "8881", "8892", "8899", "8901", "8902", "1060"})
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,17}")
-_NO_PROOF = re.compile(r"(?i)(?:^|,)(?:0+|null|none|undefined|nan)(?:,|$)")
+_NO_ID = re.compile(r"(?i)(?:^|,)(?:0+|null|none|undefined|nan)(?:,|$)")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -170,8 +170,8 @@ def _proven(body: bytes, batch: Batch, to_issue: PromotionOrSeries) -> Proven | 
     customer_ids = [str(result.customer) for result in results]
     if len(items) != len(batch.rows) or len(set(proofs)) < len(proofs):
         return None
-    together = "".join(proofs)  # a proof that `as_proof` would change is left to it
-    if not (together.isascii() and together.isalnum()) or _NO_PROOF.search(",".join(proofs)):
+    together = "".join(proofs)  # a proof that `as_id` would change is left to it
+    if not (together.isascii() and together.isalnum()) or _NO_ID.search(",".join(proofs)):
         return None
     if batch.identifier_type == "id" and customer_ids != batch.identifiers:
         return None
@@ -231,7 +231,7 @@ def _statement(item: _Item, to_issue: PromotionOrSeries) -> Statement:
     if result is None:
         return Statement(errors=errors, warnings=warnings)
     return Statement(
-        proof=as_proof(result.issualId if to_issue.effect == "enrol" else result.earnedId),
+        proof=as_id(result.issualId if to_issue.effect == "enrol" else result.earnedId),
         foreign=(
             differs(result.promotionId, to_issue.promotion_id)
             or differs(result.promoIdentifier, to_issue.promo_identifier)

@@ -21,7 +21,7 @@ from bulkissue.service.answer import (
     PromotionOrSeries,
     Reading,
     Statement,
-    as_proof,
+    as_id,
     as_text,
     complaints,
     differs,
@@ -102,7 +102,7 @@ def _statement(raw: msgspec.Raw | None, identifier: str, to_issue: PromotionOrSe
     except UNREADABLE:
         return None
     return Statement(
-        proof=as_proof(issued.id),
+        proof=as_id(issued.id),
         foreign=differs(issued.promotionId, to_issue.promotion_id) or differs(issued.customerId, identifier),
         errors=complaints(issued.error) + complaints(issued.errors) + complaints(issued.errorDetails),
         customer_id=as_text(issued.customerId) or identifier,
@@ -140,8 +140,8 @@ def read_page(reply: Reply, request: Request, asked: Asked, to_issue: PromotionO
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         return unreadable_page()
     ours = [entry for entry in entries if same(entry.get("promotionId"), to_issue.promotion_id)]
-    found = [Found(as_text(entry.get("earnedPromotionId")), _made(entry)) for entry in ours]
-    customers = {as_text(entry.get("customerId")) for entry in entries} - {""}
+    found = [Found(as_id(entry.get("earnedPromotionId")), _made(entry)) for entry in ours]
+    customers = {as_id(entry.get("customerId")) for entry in entries} - {""}
     doubts = []
     if len(entries) >= LIMIT or (len(entries) >= _DEFAULT and not len(entries) % _ROUND):
         doubts.append(f"it has {len(entries)} entries, and there may be more")

@@ -16,7 +16,7 @@ from bulkissue.service.answer import (
     PromotionOrSeries,
     Reading,
     Statement,
-    as_proof,
+    as_id,
     as_text,
     complaints,
     differs,
@@ -81,7 +81,7 @@ def read(reply: Reply, batch: Batch, to_issue: PromotionOrSeries) -> Reading:
         return _without_series(answer, batch, reply)
     customer = answer.customer if isinstance(answer.customer, dict) else {}
     statement = Statement(
-        proof=as_proof(answer.code) if coupon else "",
+        proof=as_id(answer.code) if coupon else "",
         foreign=differs(answer.seriesId, to_issue.series_id),
         errors=errors,
         warnings=complaints(answer.warnings),
@@ -96,7 +96,7 @@ def _without_series(answer: _Answer, batch: Batch, reply: Reply) -> Reading:
     reading = unreadable(len(batch.rows), reply.body)
     nothing_beside = answer.message is None and answer.status is None
     if isinstance(answer.code, str) and answer.code and nothing_beside:
-        return Reading([Statement(proof=as_proof(answer.code), warnings=complaints(answer.warnings))])
+        return Reading([Statement(proof=as_id(answer.code), warnings=complaints(answer.warnings))])
     return reading
 
 
@@ -130,9 +130,9 @@ def read_page(reply: Reply, request: Request, asked: Asked, to_issue: PromotionO
     total = whole_number(pagination.get("total")) if isinstance(pagination, dict) else None
     further, cut_short = turned(request, len(coupons), total)
     ours = [coupon for coupon in coupons if same(coupon.get("seriesId"), to_issue.series_id)]
-    found = [Found(as_text(one.get("code")), instant(one, "createdDateISO", "createdDate")) for one in ours]
+    found = [Found(as_id(one.get("code")), instant(one, "createdDateISO", "createdDate")) for one in ours]
     doubts = [cut_short]
-    if len(customers) > 1 or (coupons and not as_text(customers[0].get("id"))):
+    if len(customers) > 1 or (coupons and not as_id(customers[0].get("id"))):
         doubts.append("it does not name one customer")
     if str(tree.get("success", True)).lower() != "true" or tree.get("warnings"):
         doubts.append("the service does not call it a success")
@@ -141,7 +141,7 @@ def read_page(reply: Reply, request: Request, asked: Asked, to_issue: PromotionO
     return Page(
         tuple(one for one in found if one.reference),
         further,
-        as_text(customers[0].get("id")) if len(customers) == 1 else "",
+        as_id(customers[0].get("id")) if len(customers) == 1 else "",
         doubt=first_of(doubts),
         keys=tuple(as_text(coupon.get("code")) for coupon in coupons),
         total=total,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from bulkissue.exchange import Reply, Request
-from bulkissue.service.answer import UNREADABLE, as_text, complaints, whole_errors
+from bulkissue.service.answer import UNREADABLE, as_id, complaints, whole_errors
 from bulkissue.service.page import NOBODY, Asked
 
 PATH = "/v2/customers/lookup"
@@ -65,7 +65,7 @@ def read(reply: Reply) -> Known:
         tree = msgspec.json.decode(reply.body)
     except UNREADABLE:
         tree = None
-    entity = as_text(tree.get("entity")) if isinstance(tree, dict) else ""
+    entity = as_id(tree.get("entity")) if isinstance(tree, dict) else ""
     succeeded = 200 <= reply.status < 300
     if succeeded and entity.isascii() and entity.isdigit() and {_MERGED}.issuperset(codes):
         return Known(str(int(entity)))

@@ -11,7 +11,7 @@ listings by the customer's status, so those in which an issue of ours may stand 
 from typing import Any
 
 from bulkissue.exchange import Reply, Request
-from bulkissue.service.answer import PromotionOrSeries, as_text
+from bulkissue.service.answer import PromotionOrSeries, as_id, as_text
 from bulkissue.service.page import (
     LIMIT,
     Asked,
@@ -57,7 +57,7 @@ def read_page(reply: Reply, request: Request, asked: Asked, to_issue: PromotionO
     details = tree.get("pageDetails")
     total = whole_number(details.get("totalEntries")) if isinstance(details, dict) else None
     further, cut_short = turned(request, len(entries), total)
-    customer_id = as_text(tree.get("customerId"))
+    customer_id = as_id(tree.get("customerId"))
     ours = [entry for entry in entries if _is_ours(entry, to_issue)]
     found, doubts = [], [cut_short, _warned(tree.get("warnings"))]
     for entry in ours:
@@ -74,7 +74,7 @@ def read_page(reply: Reply, request: Request, asked: Asked, to_issue: PromotionO
         keys=tuple(f"{as_text(entry.get('programId'))}/{as_text(entry.get('promotionId'))}" for entry in entries),
         total=total,
         counted=max((_counted(entry) for entry in ours), default=0) if to_issue.effect == "earn" else 0,
-        names=(as_text(ours[0].get("promotionId")), as_text(ours[0].get("identifier"))) if ours else ("", ""),
+        names=(as_id(ours[0].get("promotionId")), as_id(ours[0].get("identifier"))) if ours else ("", ""),
     )
 
 
@@ -100,9 +100,9 @@ def _shown(entry: dict[str, Any], effect: str) -> tuple[list[Found], str]:
         if effect == "enrol":
             # A direct issue brings an enrolment of its own along, made in the same second.
             beside = "it may have come with an issue" if enrolled in issued else ""
-            found.append(Found(as_text(timeline.get("enrollmentId")), enrolled, beside))
+            found.append(Found(as_id(timeline.get("enrollmentId")), enrolled, beside))
         else:
-            found += [Found(as_text(i.get("issualId")), at) for i, at in zip(issues, issued, strict=True)]
+            found += [Found(as_id(i.get("issualId")), at) for i, at in zip(issues, issued, strict=True)]
     if not all(one.reference for one in found):
         doubt = "an issue is listed without its id"
     return [one for one in found if one.reference], doubt

@@ -12,7 +12,7 @@ from bulkissue.service.answer import (
     PromotionOrSeries,
     Reading,
     Statement,
-    as_proof,
+    as_id,
     complaints,
     differs,
     unreadable,
@@ -79,14 +79,14 @@ def read(reply: Reply, batch: Batch, to_issue: PromotionOrSeries) -> Reading:
     warnings = complaints(answer.warnings)
     if answer.sideEffects is None and not errors and not warnings:
         return unreadable(len(batch.rows), reply.body)
-    proven = [effect for effect in answer.sideEffects or [] if as_proof(effect.earnedId)]
+    proven = [effect for effect in answer.sideEffects or [] if as_id(effect.earnedId)]
     ours = [
         effect
         for effect in proven
         if not differs(effect.promotionId, to_issue.promotion_id) and not differs(effect.programId, to_issue.program_id)
     ]
     statement = Statement(
-        proof=as_proof((ours or proven)[0].earnedId) if proven else "",
+        proof=as_id((ours or proven)[0].earnedId) if proven else "",
         foreign=bool(proven) and not ours,
         errors=errors,
         warnings=warnings,

@@ -11,7 +11,7 @@ twenty thousand runs, for one customer, who would be left out as issued already.
 import hmac
 import secrets
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -73,7 +73,7 @@ HISTORY_SCHEMA = pl.Schema(
 class Digests:
     """Digests of identifiers and customer ids under one key; the same text has another one as another type."""
 
-    key: str
+    key: str = field(repr=False)
 
     def of(self, kind: pl.Expr | str, key: pl.Expr) -> pl.Expr:
         """
