@@ -16,7 +16,7 @@ import pytest
 import xlsxwriter
 
 from bulkissue.errors import ExitCode, InputRefused
-from bulkissue.input import delimited, intake
+from bulkissue.input import decoding, intake, records
 from bulkissue.input.column_mapping import find_roles, kept_names
 from bulkissue.input.intake import take_in
 from bulkissue.input.tables import _as_text
@@ -100,8 +100,8 @@ def test_rows_are_numbered_text(take):
     """Every cell is text as written, an empty one null, and rows are numbered from 1."""
     taken = take("Mobile,Name\n919986000586, 007 \n,\n9.0,x\n")
     assert taken.said.columns == ("Mobile", "Name")
-    assert taken.cells() == [("919986000586", " 007 "), (None, None), ("9.0", "x")]
-    assert taken.rows(*OWN) == [("in.csv", row, None, None, 0) for row in (1, 2, 3)]
+    assert taken.cells() == [("919986000586", " 007 "), ("9.0", "x")]
+    assert taken.rows(*OWN) == [("in.csv", row, None, None, 0) for row in (1, 2)]
     assert (taken.file.kind, taken.file.form, taken.file.encoding, taken.file.delimiter) == (
         "plain",
         "wide",
@@ -126,14 +126,13 @@ def test_line_endings(take, ending, last, quoted):
 def test_ragged_lines_are_rejected_rows(take, quoted):
     """A line with too few or too many fields is a rejected row that names its line; the others stay."""
     taken = take(f"Mobile,Name,Store\n1\n\n2,b,c,d,e\n{quoted},b,c\n,,\n4,d")
-    assert taken.cells() == [("1", None, None), ("2", "b", "c"), ("3", "b", "c"), (None,) * 3, ("4", "d", None)]
+    assert taken.cells() == [("1", None, None), ("2", "b", "c"), ("3", "b", "c"), ("4", "d", None)]
     ragged = "validate.ragged_line"
     assert taken.rows("_bi_row", "_bi_reason", "_bi_message") == [
         (1, ragged, "line 2 has 1 field, the header has 3"),
         (2, ragged, "line 4 has 5 fields, the header has 3"),
         (3, None, None),
-        (4, None, None),
-        (5, ragged, "line 7 has 2 fields, the header has 3"),
+        (4, ragged, "line 7 has 2 fields, the header has 3"),
     ]
     assert ragged in REASONS
 
@@ -160,6 +159,13 @@ def test_a_named_delimiter_rules(take):
     """The job's delimiter is taken whatever the file looks like."""
     assert take("Mobile,a;Name\n1,2;b\n", delimiter=";", columns={"mobile": "Mobile,a"}).cells() == [("1,2", "b")]
     assert take("Mobile\ta,b,c\n1\tx\n", delimiter="tab").cells() == [("1", "x")]
+
+
+def test_a_missing_delimiter_is_the_hint(refused):
+    """Where the only column's name looks like several, the refusal says which delimiter to set."""
+    assert '[input] delimiter = "^"' in refused("Mobile^Name\n1^a\n")
+    assert '[input] delimiter = "~"' in refused("Mobile~Name\n1~a\n", columns={"mobile": "Mobile"})
+    assert "delimiter" not in refused("Shoe size\n1\n")
 
 
 def test_excels_sep_line(take):
@@ -209,17 +215,71 @@ def test_a_cell_of_a_thousand_lines_is_a_forgotten_quote(refused):
     assert "line 2" in said
 
 
-def test_a_cell_without_end_is_a_forgotten_quote(refused):
-    """A cell larger than the csv module's limit is refused, quoted or not."""
+def test_a_cell_without_end_is_a_forgotten_quote(refused, monkeypatch):
+    """A cell over lines that is larger than the csv module is let read is refused; its limit stays what it was."""
+    before = csv.field_size_limit()
+    monkeypatch.setattr(records, "_LONGEST_CELL", 100_000)
     assert "begins on line 2 has more than" in refused('Mobile,Name\n1,"' + ("x" * 1000 + "\n") * 200)
-    assert "begins on line 3 has more than" in refused('Mobile,Name\n1,"a"\n2,' + "x" * 200_000 + "\n")
+    assert csv.field_size_limit() == before
 
 
-def test_two_customers_in_one_quoted_record(take):
-    """Where a record over several lines fits the header, but each of its lines would too, its row is rejected."""
-    taken = take('Mobile,Name,Shop\n1,"Bob,x\n2,5",y\n3,c,d\n')
-    assert taken.rows("_bi_row", "_bi_reason") == [(1, "validate.misquoted_line"), (2, None)]
-    assert taken.frame["_bi_message"][0].startswith("lines 2 to 3 ")
+@pytest.mark.parametrize("behind", ["", '2,"a\nb"\n'])
+def test_long_quoted_cells(take, behind):
+    """A quoted cell may be as long as an unquoted one, whichever way the file is read."""
+    long = "x" * 300_000
+    assert take(f'Mobile,Name\n1,"{long}"\n{behind}').cells()[0] == ("1", long)
+
+
+@pytest.mark.parametrize(
+    ("names", "record", "several"),
+    [
+        ("Mobile,Name,Shop", '919986000501,"Bob,x\n919986000502,5",y', True),
+        ("Mobile,Name,Shop", '919986000501,"Bob\n919986000502,Ann,5",y', True),  # other fields than the header's
+        ("Mobile,Name,Shop", '919986000501,"Bob, 5\nof Pune, x",y', False),
+        ("Name,Mobile,Shop", 'Zed,919986000501,"x\nBob,919986000502,y"', True),
+        ("Email,Name", 'a@example.com,"Bob\nb@example.com,Ann"', True),
+        ("Email,Name", 'a@example.com,"12 High St, Flat 4\nPune, 411001"', False),
+        ("External Id,Name", 'A7,"Bob\nA8,Ann"', True),
+        ("External Id,Name,City", 'A7,"12 High St\nSpringfield",Pune', False),
+        ("Mobile", '"919986000501\n919986000502"', True),
+        ("type,value", 'mobile,"919986000501\nmobile,919986000502"', True),
+    ],
+)
+def test_customers_in_one_quoted_record(take, names, record, several):
+    """A record over several lines is one cell, unless a line behind its first would be a customer of its own."""
+    taken = take(f"{names}\n{record}\n")
+    assert taken.rows("_bi_row", "_bi_reason") == [(1, "validate.misquoted_line" if several else None)]
+    if several:
+        assert taken.frame["_bi_message"][0].startswith("lines 2 to 3 ")
+
+
+@pytest.mark.parametrize("blank", [",,", '"","",""', ",,,,,", ""])
+@pytest.mark.parametrize("name", ["b", '"b"', '"b\nc"'])
+def test_rows_of_delimiters_are_no_rows(take, blank, name):
+    """A line of nothing but delimiters is no row, whichever way the file is read, and gets no number."""
+    if '"' not in name and '"' in blank:
+        name = f'"{name}"'
+    taken = take(f"Mobile,Name,Shop\n{blank}\n1,{name},c\n{blank}\n{blank}\n2,d,\n{blank}")
+    assert taken.rows("Mobile", "_bi_row") == [("1", 1), ("2", 2)]
+
+
+def test_quotes_escaped_by_another_character(take):
+    """With `escape`, a quote behind that character is a character of the cell; elsewhere it stays, as in a path."""
+    text = 'Mobile,Name\n1,"say \\"hi\\", ok"\n2,"C:\\temp"\n3,"ends in \\\\"\n4,\\N\n'
+    without = take(text)
+    assert without.frame["_bi_reason"][0] == "validate.misquoted_line"
+    assert "[input] escape" in without.frame["_bi_message"][0]
+    taken = take(text, escape="\\")
+    assert taken.cells() == [("1", 'say "hi", ok'), ("2", "C:\\temp"), ("3", "ends in \\"), ("4", "\\N")]
+    assert taken.frame["_bi_reason"].null_count() == 4
+
+
+def test_an_escape_across_pieces(take, monkeypatch):
+    """An escape character and its quote may lie across two pieces of the reading."""
+    text = 'Mobile,Name\n1,"a\\"b\\\\"\n2,"\\\\\\\\\\"c"\n'
+    for size in range(1, 12):
+        monkeypatch.setattr(decoding, "_PIECE", size)
+        assert take(text, escape="\\").cells() == [("1", 'a"b\\'), ("2", '\\\\"c')]
 
 
 def test_quotes_inside_a_quoted_field(take):
@@ -233,9 +293,9 @@ def test_quotes_inside_a_quoted_field(take):
 
 def test_many_quoted_rows(take, monkeypatch):
     """Rows that Python reads in several pieces keep their order and numbers."""
-    monkeypatch.setattr(delimited, "_ROWS", 7)
-    taken = take("Mobile,Name\n" + "".join(f'{n},"n, {n}"\n' for n in range(50)))
-    assert taken.cells() == [(str(n), f"n, {n}") for n in range(50)]
+    monkeypatch.setattr(records, "_ROWS", 7)
+    taken = take("Mobile,Name\n" + "".join(f'{n},"n,\n{n}"\n' for n in range(50)))
+    assert taken.cells() == [(str(n), f"n,\n{n}") for n in range(50)]
     assert taken.frame["_bi_row"].to_list() == list(range(1, 51))
 
 
@@ -273,7 +333,7 @@ def test_a_legacy_byte_far_inside(take):
 
 def test_a_character_across_pieces(take, monkeypatch):
     """A character of several bytes may lie across two pieces of the reading."""
-    monkeypatch.setattr(delimited, "_PIECE", 5)
+    monkeypatch.setattr(decoding, "_PIECE", 5)
     for encoding in ("utf-8", "utf-16", "cp932"):
         taken = take("Mobile,Name\r\n1,山田\r\n2,太郎\r\n".encode(encoding), encoding=encoding)
         assert taken.cells() == [("1", "山田"), ("2", "太郎")]

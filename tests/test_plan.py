@@ -32,10 +32,10 @@ batch_size = 3
 """
 
 
-def drawn(folder: Path, lines: list[str]) -> tuple[plan.Plan, Job]:
+def drawn(folder: Path, lines: list[str], header: str = "Mobile,Email,Account") -> tuple[plan.Plan, Job]:
     """The plan of a file with these lines, in `folder`."""
     (folder / "job.toml").write_text(JOB)
-    (folder / "in.csv").write_text("\n".join(["Mobile,Email,Account", *lines]))
+    (folder / "in.csv").write_text("\n".join([header, *lines]))
     job = load(folder / "job.toml", environ={}).job
     out = folder / "input.parquet"
     intake = take_in([folder / "in.csv"], base=folder, settings=job.input, target="t", out=out)
@@ -97,3 +97,19 @@ def test_names_in_conflicts(tmp_path):
     assert messages[8:] == [None, *["the same customer stands at in.csv row 9"] * 2]
     assert numbers == plan.load(tmp_path / "plan.parquet", job)
     assert numbers.reasons == {"dedupe.conflict": 8, "dedupe.same_identifier": 2}
+
+
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [
+        (["1234567890123450", "2234567890123000", "77", "3234567890123400"], True),
+        (["1234567890123450", "2234567890123000", "3234567890123401"], False),
+        (["1234567890123450", "2234567890123000"], False),  # may be chance
+        (["123456789012340", "223456789012300", "323456789012340"], False),  # a spreadsheet keeps them
+    ],
+)
+def test_ids_that_a_spreadsheet_rounded(tmp_path, ids, said):
+    """Long ids that all end in 0 are said."""
+    numbers, _ = drawn(tmp_path, ids, header="External Id")
+    assert numbers.to_send == len(ids)
+    assert any("a spreadsheet may have rounded them" in sentence for sentence in numbers.fell_back()) == said

@@ -188,10 +188,22 @@ def _form(found: set[str], mapped: dict[str, str], names: Sequence[str], file: s
         return "values", ()
     raise InputRefused(
         f"{file}: no column with identifiers is recognised among {_quoted(names)}",
-        hint="say which column it is, by its type:\n"
+        hint=_delimiter_hint(names)
+        or "say which column it is, by its type:\n"
         + _mapping_lines({"mobile": "…"})
         + "   # or id, email, external_id",
     )
+
+
+def _delimiter_hint(names: Sequence[str]) -> str:
+    """What to set where the only column's name looks like several names."""
+    known = {spelling for spellings in SPELLINGS.values() for spelling in spellings}
+    marks = sorted({mark for mark in names[0] if not mark.isalnum() and mark not in " _-."}) if len(names) == 1 else []
+    for mark in marks:
+        if any(plain(part) in known for part in names[0].split(mark)):
+            shown = "tab" if mark == "\t" else mark
+            return f'the first line looks like several names: set [input] delimiter = "{shown}"'
+    return ""
 
 
 def _refuse_mapping(mapped: dict[str, str], names: Sequence[str], file: str) -> None:
@@ -205,7 +217,7 @@ def _refuse_mapping(mapped: dict[str, str], names: Sequence[str], file: str) -> 
     if missing:
         raise InputRefused(
             f"{file}: [input.columns] names columns that this file does not have: {', '.join(missing)}",
-            hint=f"its columns are {_quoted(names)}",
+            hint=_delimiter_hint(names) or f"its columns are {_quoted(names)}",
         )
     twice = [header for header, count in Counter(mapped.values()).items() if count > 1]
     if twice:

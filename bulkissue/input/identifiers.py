@@ -39,7 +39,7 @@ _AS_IT_STANDS = {
     "external_id": r"^[A-Za-z_-]*[0-9][0-9A-Za-z_-]*$",
 }
 #: What programs write where there is nothing.
-_WORDS_FOR_NOTHING = ("null", "n/a", "#n/a", "nan", "none", "-")
+_WORDS_FOR_NOTHING = ("null", "n/a", "#n/a", "nan", "none", "-", "\\n")  # \\N is MySQL's
 #: ="0791…" and '0791… make a spreadsheet leave a text alone; a text may stand in quotation marks of any kind.
 _WRAPPED = r"^=?[\"\u{201c}\u{201d}\u{201e}\u{ab}\u{bb}](.*)[\"\u{201c}\u{201d}\u{ab}\u{bb}]$"
 _MARKS_IN_FRONT = "'\u2018\u2019"

@@ -17,7 +17,7 @@ from bulkissue import files
 from bulkissue.errors import InputRefused
 from bulkissue.files import room_for
 from bulkissue.input.column_mapping import kept_names
-from bulkissue.input.tables import OWN_MESSAGE, OWN_REASON, OWN_ROW, Table
+from bulkissue.input.tables import OWN_MESSAGE, OWN_REASON, Table, numbered, text_or_null
 
 _ROWS = 100_000  # rows held at once
 _LONGEST_LINE = 16 << 20  # bytes
@@ -56,13 +56,11 @@ def read_json_lines(path: Path, name: str, folder: Path) -> Table:
     kept = kept_names(list(names), name)
     marks = {column: f"_bi_doubtful_{place}" for place, column in enumerate(kept)}
     rows = pl.concat([pl.scan_parquet(piece, glob=False) for piece in pieces], how="diagonal")
-    cells = [pl.when(pl.col(f"v{at}") != "").then(pl.col(f"v{at}")).alias(one) for at, one in enumerate(kept)]
+    cells = [text_or_null(pl.col(f"v{at}")).alias(one) for at, one in enumerate(kept)]
     causes = [pl.col(f"c{at}").alias(mark) for at, mark in enumerate(marks.values())]
     return Table(
         names=kept,
-        rows=rows.with_row_index(OWN_ROW, 1).select(
-            *cells, pl.col(OWN_ROW).cast(pl.UInt64), OWN_REASON, OWN_MESSAGE, *causes
-        ),
+        rows=numbered(rows.select(*cells, OWN_REASON, OWN_MESSAGE, *causes)),
         sha256=files.sha256(path),
         encoding="utf-8",
         doubtful=marks,

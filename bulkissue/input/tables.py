@@ -83,7 +83,7 @@ def read_parquet(path: Path, name: str) -> Table:
         if text is None:
             left_out[kept] = str(dtype)
             continue
-        cells.append(pl.when(text != "").then(text).alias(kept))
+        cells.append(text_or_null(text).alias(kept))
         if dtype in _EXACT_BELOW:
             doubtful[kept] = f"_bi_doubtful_{place}"
             large = cell.fill_nan(None).abs() >= _EXACT_BELOW[dtype]  # for polars NaN is the largest number
@@ -115,13 +115,16 @@ def numbered_names(width: int) -> list[str]:
     return [f"column_{place}" for place in range(1, width + 1)]
 
 
-def numbered(cells: pl.LazyFrame) -> pl.LazyFrame:
-    """A table without unreadable rows."""
-    return cells.with_row_index(OWN_ROW, 1).with_columns(
-        pl.col(OWN_ROW).cast(pl.UInt64),
-        pl.lit(None, pl.String).alias(OWN_REASON),
-        pl.lit(None, pl.String).alias(OWN_MESSAGE),
-    )
+def text_or_null(cell: pl.Expr) -> pl.Expr:
+    """A cell as tables hold it: null where it is empty."""
+    return pl.when(cell != "").then(cell)
+
+
+def numbered(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """Rows with `OWN_ROW`, and with `OWN_REASON` and `OWN_MESSAGE` where they have none, as all are readable."""
+    names = rows.collect_schema().names()
+    missing = [pl.lit(None, pl.String).alias(own) for own in (OWN_REASON, OWN_MESSAGE) if own not in names]
+    return rows.with_row_index(OWN_ROW, 1).with_columns(pl.col(OWN_ROW).cast(pl.UInt64), *missing)
 
 
 def _as_text(cell: pl.Expr, dtype: pl.DataType) -> pl.Expr | None:

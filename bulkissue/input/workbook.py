@@ -13,7 +13,7 @@ from bulkissue import files
 from bulkissue.errors import InputRefused
 from bulkissue.input.column_mapping import kept_names
 from bulkissue.input.sheet_xml import Cells, NotLegible, cells_of
-from bulkissue.input.tables import INEXACT, Table, numbered, numbered_names
+from bulkissue.input.tables import INEXACT, Table, numbered, numbered_names, text_or_null
 from bulkissue.job.model import InputSection
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def read_workbook(path: Path, name: str, settings: InputSection) -> Table:
     ]
     named = kept_names([header[column] for column in used], name) if settings.header else numbered_names(len(used))
     kept = dict(zip(used, named, strict=True))
-    texts = [pl.when(pl.col(column) != "").then(pl.col(column)).alias(given) for column, given in kept.items()]
+    texts = [text_or_null(pl.col(column)).alias(given) for column, given in kept.items()]
     return Table(
         names=list(kept.values()),
         rows=numbered(rows.lazy().select(*texts, *marks.values())),

@@ -85,6 +85,12 @@ def _delimiter(text: str) -> str:
     return text
 
 
+def _escape(text: str) -> str:
+    if len(text) != 1 or not text.isascii() or not text.isprintable() or text.isalnum() or text in "\"',;| ":
+        raise ValueError('must be one character such as "\\\\"; a quote before a quote needs no setting')
+    return text
+
+
 def _upper(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
@@ -144,6 +150,7 @@ _SheetName = Annotated[str, Field(min_length=1)]
 _SheetNumber = Annotated[int, Field(ge=1, le=10_000)]
 _Encoding = Annotated[str, AfterValidator(_encoding)]
 _Delimiter = Annotated[str, AfterValidator(_delimiter)]
+_Escape = Annotated[str, AfterValidator(_escape)]
 _Source = Annotated[Source, BeforeValidator(_upper)]
 _CountryCode = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,2}$")]
 _HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")]
@@ -201,6 +208,9 @@ class InputSection(Section):
     paths: list[_Path] = Field(default=[], description="Files or patterns, relative to the job file.")
     encoding: _Encoding | None = Field(default=None, description="Recognised if left out.")
     delimiter: _Delimiter | None = Field(default=None, description="One character, or tab; recognised if left out.")
+    escape: _Escape | None = Field(
+        default=None, description="What stands before a quote inside a quoted cell, where that is not another quote."
+    )
     ignore: list[_Column] = Field(default=[], description="Columns that are not used for anything, and kept.")
     header: bool = Field(
         default=True, description="false: the first line is a customer; columns are named column_1, column_2, …"

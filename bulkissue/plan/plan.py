@@ -46,6 +46,11 @@ class Group:
         return self.last - self.first + 1
 
 
+#: A workbook keeps 15 digits of a number, and puts zeros for the rest.
+_LONG_ID = 16
+_ENOUGH_IDS = 3
+
+
 @dataclass(frozen=True, slots=True)
 class Fallback:
     """So many rows that are to be sent by one identifier type, and why not by the one that is preferred."""
@@ -58,7 +63,18 @@ class Fallback:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a plan says, in numbers."""
+    """
+    What a plan says, in numbers.
+
+    Attributes:
+        rows: Of the input.
+        groups: What is to be sent, by identifier type.
+        outcomes: Rows that are settled beforehand, by outcome, and
+        reasons: by reason.
+        fallbacks: Rows that go by another identifier than the preferred one.
+        contradicted: Rows that the input ties together and that are several customers to the service.
+        rounded: Rows to be sent by an id or external id of 16 and more digits, where all of these end in 0; else 0.
+    """
 
     rows: int
     groups: tuple[Group, ...]
@@ -66,14 +82,20 @@ class Plan:
     reasons: dict[str, int]
     fallbacks: tuple[Fallback, ...] = ()
     contradicted: int = 0
+    rounded: int = 0
 
     def fell_back(self) -> list[str]:
-        """Which rows go by another identifier than the preferred one, and why; a sentence for each pair of types."""
+        """What stands out of the rows to be sent: sentences for a person, one for each pair of types that fell back."""
         told = []
         if self.contradicted:
             told.append(
                 f"{self.contradicted:,} of {self.rows:,} rows stand beside another customer's identifiers in the "
                 "input, and are customers of their own by the service: they are sent as the service says"
+            )
+        if self.rounded:
+            told.append(
+                f"all {self.rounded:,} ids of {_LONG_ID} and more digits end in 0: a spreadsheet may have "
+                "rounded them, as it keeps 15 digits"
             )
         pairs = dict.fromkeys((one.sent_by, one.preferred) for one in self.fallbacks)
         for sent_by, preferred in pairs:
@@ -130,7 +152,16 @@ def draw(
         # Polars takes long over empty text.
         written = rows.with_columns(pl.when(pl.col(name) != "").then(name) for name in NULL_WHERE_EMPTY)
         written.write_parquet(path, compression="lz4", statistics=False, row_group_size=_ROW_GROUP)
-    return replace(summarise(rows, job), contradicted=contradicted)
+    return replace(summarise(rows, job), contradicted=contradicted, rounded=_rounded(rows))
+
+
+def _rounded(rows: pl.DataFrame) -> int:
+    """How many long ids are to be sent, where all of them end in 0 and chance does not explain it; else 0."""
+    live = pl.col("batch").is_not_null() & pl.col("identifier_type").is_in(["id", "external_id"])
+    long = rows.lazy().filter(live & pl.col("identifier").str.contains(rf"^[0-9]{{{_LONG_ID},}}$"))
+    found = long.select(pl.len(), pl.col("identifier").str.ends_with("0").sum().alias("zero")).collect()
+    count, zero = found.row(0)
+    return int(count) if count >= _ENOUGH_IDS and count == zero else 0
 
 
 def plan_rows(input_path: Path, intake: Intake, job: Job, history: History) -> pl.DataFrame:

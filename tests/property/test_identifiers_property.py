@@ -16,6 +16,7 @@ from bulkissue.input.identifiers import identified as at_once
 from bulkissue.input.identifiers import identify
 from bulkissue.input.intake import take_in
 from bulkissue.input.mobiles import ambiguous_mobiles
+from bulkissue.input.records import Layout, whole_lines
 from bulkissue.job.model import IdentifiersSection, InputSection
 from bulkissue.outcomes import IDENTIFIER_TYPES, REASONS
 
@@ -155,8 +156,9 @@ def test_what_csv_writes_is_read_verbatim(rows, delimiter, encoding, quoting):
         named = InputSection(delimiter=delimiter, encoding="utf-16-le" if encoding == "utf-16-le" else None)
         take_in([base / "in.csv"], base=base, settings=named, target="t", out=base / "input.parquet")
         frame = pl.read_parquet(base / "input.parquet")
-    assert frame.select("Mobile", "Name", "Store").rows() == [tuple(cell or None for cell in row) for row in rows]
-    assert frame["_bi_row"].to_list() == list(range(1, len(rows) + 1))
+    expected = [tuple(cell or None for cell in row) for row in rows if any(row)]
+    assert frame.select("Mobile", "Name", "Store").rows() == expected
+    assert frame["_bi_row"].to_list() == list(range(1, len(expected) + 1))
     assert not frame["_bi_reason"].str.contains("ragged").any()
 
 
@@ -165,7 +167,7 @@ def test_what_csv_writes_is_read_verbatim(rows, delimiter, encoding, quoting):
 def test_lines_without_quotes_are_read_as_csv_reads_them(lines, ending):
     """Without quotes the quick way gives the rows that Python's csv module gives, those of a wrong width rejected."""
     content = ending.join(["Mobile,Name", *lines])
-    expected = [row for row in csv.reader(io.StringIO(content, newline="")) if row][1:]
+    expected = [row for row in csv.reader(io.StringIO(content, newline="")) if any(row)][1:]
     with TemporaryDirectory() as folder:
         base = Path(folder)
         (base / "in.csv").write_bytes(content.encode())
@@ -177,3 +179,22 @@ def test_lines_without_quotes_are_read_as_csv_reads_them(lines, ending):
         tuple(cell or None for cell in (*row, "", "")[:2]) for row in expected
     ]
     assert frame["_bi_reason"].is_not_null().to_list() == [len(row) != 2 for row in expected]
+
+
+@calm
+@given(st.lists(st.text('ab,"" \t#\u00e9', max_size=9), max_size=8), st.sampled_from(["\n", "\r\n"]), st.booleans())
+@example(['"a","b"', "", '"",""', '"a""b",c', ","], "\r\n", True)
+@example(['a"b,c'], "\n", True)
+def test_whole_lines_are_read_as_csv_reads_them(lines, ending, last):
+    """Where every line is proven to be one record, polars' reader gives what Python's csv module gives."""
+    content = ending.join(["Mobile,Name", *lines]) + (ending if last else "")
+    with TemporaryDirectory() as folder:
+        text = Path(folder) / "in.csv"
+        text.write_bytes(content.encode())
+        rows = whole_lines(text, ["Mobile", "Name"], Layout(",", ["Mobile", "Name"], 1))
+        if rows is None:
+            return
+        found = rows.collect().rows()
+    read = list(csv.reader(io.StringIO(content, newline=""), strict=True))[1:]
+    assert found == [tuple(cell or None for cell in row) for row in read if any(row)]
+    assert all(len(row) == 2 for row in read if row)
