@@ -10,9 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import tomli_w
+from intaking import OWN, TARGET, Taken
 
+from bulkissue.errors import ExitCode, InputRefused
+from bulkissue.input.intake import take_in
+from bulkissue.job.model import ColumnsSection, InputSection
 from bulkissue.outcomes import LEDGER_OF, RESULT_FIELDS, Ledger, Outcome, Results, RowResult
 from bulkissue.sandbox import Options, Running, start_thread
 
@@ -174,3 +179,47 @@ def hold_against_books(run_dir: Path, issued: Sequence[dict[str, Any]], *, effec
             assert [one["reference"] for one in mine] == [row["_bi_reference"]], key
         elif outcome in {Outcome.FAILED, Outcome.REJECTED, Outcome.NOT_ATTEMPTED}:
             assert not mine, key
+
+
+@pytest.fixture
+def take(tmp_path):
+    """Writes files (name: bytes or text) and takes them in."""
+
+    def take_files(files, *, columns=None, target=TARGET, **settings):
+        if not isinstance(files, dict):
+            files = {"in.csv": files}
+        for name, content in files.items():
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
+        before = sorted(path.name for path in tmp_path.iterdir())
+        out = tmp_path / "input.parquet"
+        try:
+            said = take_in(
+                [tmp_path / name for name in files],
+                base=tmp_path,
+                settings=InputSection(columns=ColumnsSection(**(columns or {})), **settings),
+                target=target,
+                out=out,
+            )
+        finally:
+            left = {path.name for path in tmp_path.iterdir()} - set(before) - {out.name}
+            assert not left, "temporary files stay behind"
+        frame = pl.read_parquet(out)
+        assert frame.schema == dict.fromkeys(said.columns, pl.String()) | OWN
+        assert frame.height == said.rows == sum(file.rows for file in said.files)
+        return Taken(said, frame)
+
+    return take_files
+
+
+@pytest.fixture
+def refused(take):
+    """Takes files in, expects a refusal, and gives its message and hint."""
+
+    def refuse(files, **settings):
+        with pytest.raises(InputRefused) as caught:
+            take(files, **settings)
+        assert caught.value.exit_code == ExitCode.INPUT
+        return f"{caught.value.message} | {caught.value.hint}"
+
+    return refuse

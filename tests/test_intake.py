@@ -6,16 +6,14 @@ import hashlib
 import io
 import random
 import re
-import sys
-import zipfile
 from decimal import Decimal
 from pathlib import Path
 
 import polars as pl
 import pytest
-import xlsxwriter
+from intaking import OWN, TARGET, workbook
 
-from bulkissue.errors import ExitCode, InputRefused
+from bulkissue.errors import InputRefused
 from bulkissue.input import decoding, intake, records
 from bulkissue.input.column_mapping import find_roles, kept_names
 from bulkissue.input.intake import take_in
@@ -23,74 +21,8 @@ from bulkissue.input.tables import _as_text
 from bulkissue.job.model import ColumnsSection, InputSection
 from bulkissue.outcomes import LEDGER_COLUMNS, REASONS
 
-TARGET = "production/earn/promotion=69218 production/earn/promo=DIWALI26"
 OTHER = "production/enrol/promotion=69218"
-OWN = {
-    "_bi_source_file": pl.String(),
-    "_bi_row": pl.UInt64(),
-    "_bi_reason": pl.String(),
-    "_bi_message": pl.String(),
-    "_bi_attempts": pl.UInt32(),
-}
 SAMPLES = Path(__file__).parent.parent / "sample_inputs"
-
-
-class Taken:
-    """What `take_in` said and wrote."""
-
-    def __init__(self, said, frame):
-        self.said, self.frame = said, frame
-        self.file = said.files[0]
-
-    def rows(self, *columns):
-        return self.frame.select(*columns).rows()
-
-    def cells(self):
-        return self.frame.select(self.said.columns).rows()
-
-
-@pytest.fixture
-def take(tmp_path):
-    """Writes files (name: bytes or text) and takes them in."""
-
-    def take_files(files, *, columns=None, target=TARGET, **settings):
-        if not isinstance(files, dict):
-            files = {"in.csv": files}
-        for name, content in files.items():
-            (tmp_path / name).parent.mkdir(exist_ok=True)
-            (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
-        before = sorted(path.name for path in tmp_path.iterdir())
-        out = tmp_path / "input.parquet"
-        try:
-            said = take_in(
-                [tmp_path / name for name in files],
-                base=tmp_path,
-                settings=InputSection(columns=ColumnsSection(**(columns or {})), **settings),
-                target=target,
-                out=out,
-            )
-        finally:
-            left = {path.name for path in tmp_path.iterdir()} - set(before) - {out.name}
-            assert not left, "temporary files stay behind"
-        frame = pl.read_parquet(out)
-        assert frame.schema == dict.fromkeys(said.columns, pl.String()) | OWN
-        assert frame.height == said.rows == sum(file.rows for file in said.files)
-        return Taken(said, frame)
-
-    return take_files
-
-
-@pytest.fixture
-def refused(take):
-    """Takes files in, expects a refusal, and gives its message and hint."""
-
-    def refuse(files, **settings):
-        with pytest.raises(InputRefused) as caught:
-            take(files, **settings)
-        assert caught.value.exit_code == ExitCode.INPUT
-        return f"{caught.value.message} | {caught.value.hint}"
-
-    return refuse
 
 
 # --- text files
@@ -667,7 +599,7 @@ def test_columns_that_are_no_text(take, refused):
         ("in.csv", b"\x1f\x8b\x08", "cannot be unpacked"),
         ("in.xlsx", b"Mobile\n1\n", "no workbook"),
         ("in.xlsx", b"PK\x03\x04 and no more", "cannot be read as a workbook"),
-        ("in.xls", b"\xd0\xcf\x11\xe0\xa1\xb1", "old Excel workbook"),
+        ("in.xls", b"\xd0\xcf\x11\xe0\xa1\xb1", "cannot be read as a workbook"),
     ],
 )
 def test_files_that_are_not_what_they_say(refused, name, content, said):
@@ -704,129 +636,7 @@ def test_an_id_is_not_guessed(take, refused):
     assert take("Customer ID,Name\n555567000,x\n").file.columns == {"id": "Customer ID"}
 
 
-# --- workbooks
-
-
-def workbook(fill):
-    bytes_ = io.BytesIO()
-    with xlsxwriter.Workbook(bytes_, {"in_memory": True}) as book:
-        fill(book)
-    return bytes_.getvalue()
-
-
-def test_workbook(take):
-    """A sheet becomes text: numbers without a point or exponent, text cells with their zeros, blank rows left out."""
-
-    def fill(book):
-        book.add_worksheet("Empty")
-        sheet = book.add_worksheet("Customers")
-        hidden = book.add_worksheet("Hidden")
-        hidden.hide()
-        hidden.write(0, 0, "x")
-        sheet.write_row(1, 1, ["Mobile", "External Id", "Name", "Joined", "VIP"])
-        sheet.write_row(2, 1, [919986000586, "000003873472", "Mira", None, True])
-        sheet.write_datetime(2, 4, dt.date(2026, 11, 1), book.add_format({"num_format": "dd.mm.yy"}))
-        sheet.write_row(4, 1, [9.2e11, 42, "", None, None])
-        sheet.write_blank(4, 9, None, book.add_format({"bold": True}))
-        sheet.write_row(5, 1, [0.5, "1e5"])
-
-    taken = take({"in.xlsx": workbook(fill)})
-    assert taken.cells() == [
-        ("919986000586", "000003873472", "Mira", "2026-11-01 00:00:00", "true"),
-        ("920000000000", "42", None, None, None),
-        ("0.5", "1e5", None, None, None),
-    ]
-    assert taken.frame["_bi_row"].to_list() == [1, 2, 3]
-    assert taken.file.columns == {"mobile": "Mobile", "external_id": "External Id"}
-    assert taken.file.notes == ()
-
-
-def test_numbers_that_excel_rounded(take):
-    """A number of 16 digits or more has been rounded by Excel and rejects its row; the same as text does not."""
-
-    def fill(book):
-        sheet = book.add_worksheet()
-        sheet.write_row(0, 0, ["Customer ID", "Card"])
-        sheet.write_number(1, 0, 123456789012345)
-        sheet.write_number(1, 1, 1234567890123456)
-        sheet.write_number(2, 0, 1234567890123456)
-        sheet.write_string(3, 0, "1234567890123456")
-
-    taken = take({"in.xlsx": workbook(fill)})
-    assert taken.frame["_bi_reason"].to_list() == [None, "validate.unreadable_value", None]
-
-
-def test_several_sheets(take, refused):
-    """A workbook with several sheets that have cells is refused until the job names one, by name or number."""
-
-    def fill(book):
-        for name in ("One", "Two"):
-            book.add_worksheet(name).write_row(0, 0, [f"Mobile {name}", "Email"])
-
-    assert "2 sheets with cells: One, Two" in refused({"in.xlsx": workbook(fill)})
-    assert take({"in.xlsx": workbook(fill)}, sheet="Two").said.columns == ("Mobile Two", "Email")
-    assert take({"in.xlsx": workbook(fill)}, sheet=1).said.columns == ("Mobile One", "Email")
-    assert "has no sheet 'Three'" in refused({"in.xlsx": workbook(fill)}, sheet="Three")
-    assert "has no sheet 3" in refused({"in.xlsx": workbook(fill)}, sheet=3)
-    assert "no sheet with data" in refused({"in.xlsx": workbook(lambda book: book.add_worksheet())})
-    assert "no sheet with data" in refused(
-        {"in.xlsx": workbook(lambda book: book.add_worksheet().write_string(0, 0, ""))}
-    )
-
-
-@pytest.mark.parametrize("left", [0, 2])
-def test_cells_not_known_as_written(take, left):
-    """A cell that a reader gives as nothing or as something else rejects its row with the cause; no row vanishes."""
-
-    def fill(book):
-        sheet = book.add_worksheet()
-        date = book.add_format({"num_format": "yyyy-mm-dd"})
-        zeros, grouped = book.add_format({"num_format": "00000"}), book.add_format({"num_format": "#,##0"})
-        sheet.write_row(3, left, ["Mobile", "External Id"])
-        sheet.write_row(4, left, ["919986000501", "a"])
-        sheet.write_datetime(5, left, dt.datetime(2026, 1, 1), date)  # noqa: DTZ001 - a sheet knows no zone
-        sheet.write_number(6, left, 7, zeros)
-        sheet.write_number(7, left, 919986000502, grouped)
-        sheet.write_formula(8, left, "=1+1", None, "")
-        sheet.write_string(8, left + 1, "b")
-        sheet.write_formula(9, left, "=1/0", None, "#DIV/0!")
-        sheet.write_boolean(10, left, True)
-        sheet.write_formula(11, left, '=A1&""', None, "919986000503")
-        sheet.write_formula(12, left, "=A1", None, "")
-
-    taken = take({"in.xlsx": workbook(fill)})
-    said = taken.frame["_bi_message"].to_list()
-    where = 'the cell in column "Mobile" '
-    assert said == [
-        None,
-        f"{where}is a date or time",
-        f"{where}is a number in a format of its own",
-        None,
-        f"{where}is a formula without a stored value",
-        f"{where}is an error of the spreadsheet",
-        f"{where}is a boolean",
-        None,
-        f"{where}is a formula without a stored value",
-    ]
-    assert set(taken.frame["_bi_reason"].to_list()) == {None, "validate.unreadable_value"}
-    assert [mobile for mobile, _ in taken.cells()][3] == "919986000502"
-
-
-def test_hidden_rows(take, refused):
-    """A workbook with hidden rows is refused until the job says to take or to leave them; blank ones do not count."""
-
-    def fill(book):
-        sheet = book.add_worksheet()
-        sheet.write_column(0, 0, ["Mobile", "919986000501", "919986000502", "919986000503"])
-        sheet.set_row(2, None, None, {"hidden": True})
-        sheet.set_row(7, None, None, {"hidden": True})
-
-    content = {"in.xlsx": workbook(fill)}
-    assert "1 hidden or filtered-out rows (the first is row 3 of the sheet)" in refused(content)
-    assert take(content, hidden_rows="take").cells() == [("919986000501",), ("919986000502",), ("919986000503",)]
-    left = take(content, hidden_rows="leave")
-    assert left.cells() == [("919986000501",), ("919986000503",)]
-    assert left.file.notes == ("1 hidden rows of the sheet are left out",)
+# --- layouts
 
 
 def test_a_file_without_column_names(take):
@@ -864,14 +674,6 @@ def test_names_below_a_title(take, refused):
     assert "nothing from line 9 on" in refused(text, header_row=9)
 
 
-def test_a_sheet_that_is_no_xml(refused):
-    """A workbook whose styles are broken is refused in words, as its cells could be anything."""
-    content = io.BytesIO(workbook(lambda book: book.add_worksheet().write(0, 0, "Mobile")))
-    with zipfile.ZipFile(content, "a") as book, pytest.warns(UserWarning, match="Duplicate"):
-        book.writestr("xl/styles.xml", "<broken")
-    assert "cannot be read as a workbook" in refused({"in.xlsx": content.getvalue()})
-
-
 def test_a_utf8_file_with_a_broken_line(refused, take):
     """Where other lines are valid UTF-8, a line that is not refuses the file by its number; nothing is guessed."""
     lines = ["Email,Name", "a@x.org,Zoé", "b@x.org,plain", "c@x.org,Renée"]
@@ -885,13 +687,6 @@ def test_letters_under_a_guessed_encoding(take):
     taken = take("External Id,Name\nAndré,x\nBob,Renée\n".encode("cp1252"))
     assert taken.frame["_bi_reason"].to_list() == ["validate.unreadable_value", None]
     assert "the file's encoding was guessed (cp1252)" in taken.frame["_bi_message"][0]
-
-
-def test_workbooks_need_fastexcel(refused, monkeypatch):
-    """Without the extra, a workbook is refused with what to install."""
-    monkeypatch.setitem(sys.modules, "fastexcel", None)
-    content = workbook(lambda book: book.add_worksheet().write(0, 0, "Mobile"))
-    assert "pip install 'bulkissue[xlsx]'" in refused({"in.xlsx": content})
 
 
 # --- our own ledgers

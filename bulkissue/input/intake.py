@@ -7,6 +7,7 @@ certain is a rejected row, or refuses the file.
 
 import codecs
 import os
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,10 +18,11 @@ import polars as pl
 
 from bulkissue.errors import InputRefused
 from bulkissue.files import replacing_path, room_for, sha256
-from bulkissue.input import delimited, lineage, tables, workbook
+from bulkissue.input import delimited, lineage, tables
 from bulkissue.input.column_mapping import Form, find_roles
 from bulkissue.input.json_lines import read_json_lines
 from bulkissue.input.lineage import Kind
+from bulkissue.input.sheets.workbook import is_workbook, read_workbook
 from bulkissue.input.tables import OWN_MESSAGE, OWN_REASON, Table
 from bulkissue.input.unpacking import is_packed, unpack
 from bulkissue.job.model import InputSection
@@ -31,11 +33,14 @@ _ROW_GROUP = 1 << 17
 #: So far down, and in files of so many bytes, column names are looked for where the first line has none.
 _LOWEST_NAMES, _LARGEST_WITH_TITLE = 8, 50_000_000
 
-#: How files begin that are neither text nor a table we read.
-_FOREIGN = {
-    b"\xd0\xcf\x11\xe0": "an old Excel workbook, or one with a password",
-    b"%PDF": "a PDF",
-}
+#: How files begin that are text or bytes, and no table that is read here; in any case.
+_FOREIGN = (
+    (rb"%PDF", "a PDF"),
+    (rb"{\\rtf", "a text document (RTF)"),
+    (rb"\s*<(!doctype html|html|head|body|table|meta|style)", "an HTML page"),
+    (rb"\s*<\?xml", "an XML file"),
+)
+_WORKBOOKS = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,13 +251,15 @@ def _table(path: Path, name: str, head: bytes, settings: InputSection, folder: P
         return read_json_lines(path, name, folder)
     if head == b"PAR1" or path.suffix.lower() == ".parquet":
         return tables.read_parquet(path, name)
-    if head == b"PK\x03\x04":
-        return workbook.read_workbook(path, name, settings)
-    for mark, what in _FOREIGN.items():
-        if head.startswith(mark):
-            raise InputRefused(f"{name} is {what}", hint="unpack it, or save it as CSV, Parquet or .xlsx")
-    if path.suffix.lower() == ".xlsx":
-        raise InputRefused(f"{name} is no workbook", hint="save it again as .xlsx, or as CSV")
+    if is_workbook(head):
+        return read_workbook(path, name, settings)
+    with path.open("rb") as opened:
+        beginning = opened.read(4096).removeprefix(codecs.BOM_UTF8)
+    for pattern, what in _FOREIGN:
+        if re.match(pattern, beginning, re.IGNORECASE):
+            raise InputRefused(f"{name} is {what}", hint="save it as CSV, Parquet or .xlsx")
+    if path.suffix.lower() in _WORKBOOKS:
+        raise InputRefused(f"{name} is no workbook", hint="save it again as .xlsx, or give it the ending of what it is")
     return delimited.read_text(path, name, settings, folder)
 
 

@@ -128,13 +128,28 @@ def _copy(pieces: Iterator[bytes], target: IO[bytes], packed: int, name: str) ->
     size = 0
     for piece in pieces:
         size += len(piece)
-        if size > LARGEST_SIZE or (size > _HARMLESS and size > LARGEST_RATIO * packed):
-            raise InputRefused(
-                f"{name} unpacks to more than {size >> 20} MiB from {packed} bytes; the limits are "
-                f"{LARGEST_RATIO} times its size and {LARGEST_SIZE >> 30} GiB",
-                hint="if this is right, unpack it and give the file itself",
-            )
+        refuse_bomb(size, packed, name)
         target.write(piece)
+
+
+def refuse_bomb(size: int, packed: int, name: str) -> None:
+    """
+    Refuse what unpacks to too much.
+
+    Args:
+        size: What it unpacks to, at least, in bytes.
+        packed: Its own size in bytes.
+        name: What it is called in messages.
+
+    Raises:
+        InputRefused: `size` is beyond the limits.
+    """
+    if size > LARGEST_SIZE or (size > _HARMLESS and size > LARGEST_RATIO * packed):
+        raise InputRefused(
+            f"{name} unpacks to more than {size >> 20} MiB from {packed} bytes; the limits are "
+            f"{LARGEST_RATIO} times its size and {LARGEST_SIZE >> 30} GiB",
+            hint="if this is right, unpack it and give the file itself",
+        )
 
 
 @contextmanager

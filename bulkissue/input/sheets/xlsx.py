@@ -8,47 +8,21 @@ a clean value. It must never change a value; it only marks.
 
 import re
 import zipfile
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 from xml.etree.ElementTree import Element, ParseError, fromstring
 from xml.parsers import expat
+
+from bulkissue.input.sheets.cells import BOOLEAN, DATE, ERROR, NO_VALUE, Cells, NotLegible, of_format
 
 _MAIN = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 _RELATION = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
 #: The largest part that is read whole: the workbook's list of sheets and its styles, not a sheet.
 _SMALL_PART = 64 << 20
 _PIECE = 1 << 20
-#: The numbers of Excel's own formats for dates and times.
-_DATES = frozenset([*range(14, 23), *range(27, 37), *range(45, 48), *range(50, 59)])
-#: Formats that show a whole number's digits, whatever they put between or behind them.
-_PLAIN_FORMAT = re.compile(r"(general|@|#|0|#,##0|# ##0)([.,]0+)?(;.*)?", re.IGNORECASE)
 _REFERENCE = re.compile(r"([A-Z]+)([0-9]+)")
 #: Where none of these stands in a sheet and no style is unusual, every cell is as it was written.
 _SUSPICIOUS = (b"<f", b't="e"', b't="b"', b't="d"', b"hidden=", b":f>", b":f ")
-
-
-class NotLegible(Exception):
-    """The workbook's XML is not as the format has it."""
-
-
-@dataclass(slots=True)
-class Cells:
-    """
-    What is to be known of a sheet's cells beside their values.
-
-    Attributes:
-        causes: By row and column, both from 0: why this cell is not known as written, in words that end
-            "the cell in column X …".
-        hidden: Rows, from 0, that are hidden or filtered out and have cells.
-        columns: The first and last column, from 0, that have a value; None where no cell has one.
-        height: How many rows there are up to the last one with a cell.
-    """
-
-    causes: dict[tuple[int, int], str] = field(default_factory=dict)
-    hidden: set[int] = field(default_factory=set)
-    columns: tuple[int, int] | None = None
-    height: int = 0
 
 
 def cells_of(path: Path, sheet: str) -> Cells | None:
@@ -63,13 +37,10 @@ def cells_of(path: Path, sheet: str) -> Cells | None:
         What is to be known of its cells; None where every cell is as it was written and no row is hidden.
 
     Raises:
-        NotLegible: The XML is broken, or not as the format has it; or the workbook is of another format, of which it
-            cannot be told what its cells are (.xlsb, .ods).
+        NotLegible: The XML is broken, or not as the format has it.
     """
     try:
         with zipfile.ZipFile(path) as book:
-            if "xl/workbook.xml" not in book.namelist():
-                raise NotLegible("it is no .xlsx workbook")
             part = _part_of(book, sheet)
             styles = _styles(book)
             if not any(styles) and not _is_suspicious(book, part):
@@ -104,19 +75,11 @@ def _styles(book: zipfile.ZipFile) -> list[str]:
     root = _small(book, "xl/styles.xml")
     codes = {one.get("numFmtId"): one.get("formatCode", "") for one in root.iter(f"{_MAIN}numFmt")}
     styles = root.find(f"{_MAIN}cellXfs")
-    return [] if styles is None else [_of_format(one.get("numFmtId", "0"), codes) for one in styles]
-
-
-def _of_format(number: str, codes: dict[str | None, str]) -> str:
-    code = codes.get(number)
-    if code is None:
-        if int(number) in _DATES:
-            return "is a date or time"
-        return "is a number in a format of its own" if int(number) in {9, 10, 11, 12, 13, 48} else ""
-    bare = re.sub(r'"[^"]*"|\\.|\[[^\]]*\]|_.|\*.', "", code)
-    if re.search(r"[ymdhs]", bare, re.IGNORECASE) and "general" not in bare.lower():
-        return "is a date or time"
-    return "" if _PLAIN_FORMAT.fullmatch(code) else "is a number in a format of its own"
+    return (
+        []
+        if styles is None
+        else [of_format(int(one.get("numFmtId", "0")), codes.get(one.get("numFmtId", "0"))) for one in styles]
+    )
 
 
 def _is_suspicious(book: zipfile.ZipFile, part: str) -> bool:
@@ -176,25 +139,17 @@ class _Reader:
             self._close_cell()
 
     def _close_cell(self) -> None:
-        found, column = self._cells, self._column
-        found.height = max(found.height, self._row + 1)
-        if self._value:
-            first, last = found.columns or (column, column)
-            found.columns = (min(first, column), max(last, column))
-        if self._hidden:
-            found.hidden.add(self._row)
-        if cause := self._cause():
-            found.causes[self._row, column] = cause
+        self._cells.add(self._row, self._column, self._cause(), valued=bool(self._value), hidden=self._hidden)
 
     def _cause(self) -> str:
         if self._kind == "e":
-            return "is an error of the spreadsheet"
+            return ERROR
         if self._kind == "b":
-            return "is a boolean"
+            return BOOLEAN
         if self._kind == "d":
-            return "is a date or time"
+            return DATE
         if self._formula and not self._value and self._kind != "str":
-            return "is a formula without a stored value"
+            return NO_VALUE
         if self._kind == "n":
             style = int(self._style)
             return self._styles[style] if style < len(self._styles) else ""

@@ -4,6 +4,7 @@ Workbooks: one sheet as text, and for each cell that is not known as it was writ
 It must never drop a row that has a cell, nor take a sheet or hidden rows that nobody chose.
 """
 
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,10 @@ import polars as pl
 from bulkissue import files
 from bulkissue.errors import InputRefused
 from bulkissue.input.column_mapping import kept_names
-from bulkissue.input.sheet_xml import Cells, NotLegible, cells_of
+from bulkissue.input.sheets import ods, xls, xlsb, xlsx
+from bulkissue.input.sheets.cells import Cells, NotLegible
 from bulkissue.input.tables import INEXACT, Table, numbered, numbered_names, text_or_null
+from bulkissue.input.unpacking import refuse_bomb
 from bulkissue.job.model import InputSection
 
 if TYPE_CHECKING:
@@ -21,6 +24,41 @@ if TYPE_CHECKING:
 
 _LONG_NUMBER = r"^-?[0-9]{16,}$"  # Excel keeps 15 digits of a number
 _HINT = "save it again as .xlsx without a password, or save the sheet as CSV"
+_OLD = b"\xd0\xcf\x11\xe0"
+#: By ending: who says what the cells of such a workbook are, and the part of the archive by which it is known.
+_FORMATS = {
+    ".xlsx": (xlsx.cells_of, "xl/workbook.xml"),
+    ".xlsb": (xlsb.cells_of, "xl/workbook.bin"),
+    ".ods": (ods.cells_of, "content.xml"),
+    ".xls": (xls.cells_of, ""),
+}
+_ALIKE = {".xlsm": ".xlsx", ".xltx": ".xlsx", ".xlt": ".xls"}
+
+
+def is_workbook(head: bytes) -> bool:
+    """Whether a file is a workbook, by its first four bytes."""
+    return head in {b"PK\x03\x04", _OLD}
+
+
+def _format(path: Path, name: str, head: bytes) -> str:
+    """
+    The ending of what a workbook is, whatever it is called.
+
+    Raises:
+        InputRefused: It is none that is read here, or unpacks to more than any workbook should.
+    """
+    if head == _OLD:
+        return ".xls"
+    try:
+        with zipfile.ZipFile(path) as book:
+            parts = {one.filename: one.file_size for one in book.infolist()}
+    except (zipfile.BadZipFile, ValueError) as trouble:
+        raise InputRefused(f"{name} cannot be read as a workbook: it is cut or damaged", hint=_HINT) from trouble
+    refuse_bomb(sum(parts.values()), path.stat().st_size, name)
+    for ending, (_, part) in _FORMATS.items():
+        if part in parts:
+            return ending
+    raise InputRefused(f"{name} is no workbook", hint="save it again as .xlsx, or as CSV; a packed file ends in .zip")
 
 
 def read_workbook(path: Path, name: str, settings: InputSection) -> Table:
@@ -40,11 +78,15 @@ def read_workbook(path: Path, name: str, settings: InputSection) -> Table:
             with them, its columns' names will not do, or fastexcel is not installed.
     """
     sha256 = files.sha256(path)
-    sheet, cells, numbers = _sheet(path, name, settings.sheet)
+    with path.open("rb") as file:
+        ending = _format(path, name, file.read(4))
+    sheet, cells, numbers = _sheet(path, ending, name, settings.sheet)
     try:
-        known = cells_of(path, sheet)
+        known = _FORMATS[ending][0](path, sheet)
     except NotLegible as trouble:
         raise InputRefused(f"{name} cannot be read as a workbook: {trouble}", hint=_HINT) from trouble
+    except ImportError as trouble:
+        raise _not_installed(name) from trouble
     cells, numbers, causes = _placed(cells, numbers, known, name)
     notes: tuple[str, ...] = ()
     keep = pl.any_horizontal(
@@ -55,7 +97,12 @@ def read_workbook(path: Path, name: str, settings: InputSection) -> Table:
         keep, notes = _without_hidden(keep, known, name, settings.hidden_rows)
     causes = _with_rounded(cells, numbers, causes)
     whole = pl.concat([cells, causes], how="horizontal").with_row_index("_bi_sheet_row")
-    whole = whole.filter(keep, pl.col("_bi_sheet_row") >= settings.header_row - 1).drop("_bi_sheet_row")
+    whole = whole.filter(keep, pl.col("_bi_sheet_row") >= settings.header_row - 1)
+    # Rows are numbered without the blank ones; in the sheet the row is found by its own number.
+    where = [
+        pl.format("in row {} of the sheet {}", pl.col("_bi_sheet_row") + 1, one).alias(one) for one in causes.columns
+    ]
+    whole = whole.with_columns(where).drop("_bi_sheet_row")
     if settings.header_row > 1:
         notes = (*notes, f"the rows above row {settings.header_row} of the sheet are left out")
     if whole.is_empty():
@@ -146,24 +193,38 @@ def _without_hidden(keep: pl.Expr, known: Cells, name: str, choice: str | None) 
     return keep & ~pl.col("_bi_sheet_row").is_in(hidden), (f"{len(hidden)} hidden rows of the sheet are left out",)
 
 
-def _sheet(path: Path, name: str, chosen: str | int | None) -> tuple[str, pl.DataFrame, pl.DataFrame]:
+def _not_installed(name: str) -> InputRefused:
+    return InputRefused(
+        f"{name} is a workbook, and the part that reads workbooks is not installed",
+        hint="pip install 'bulkissue[xlsx]', or save the sheet as CSV",
+    )
+
+
+def _sheet(path: Path, ending: str, name: str, chosen: str | int | None) -> tuple[str, pl.DataFrame, pl.DataFrame]:
     """The sheet's name, its cells as text from its first row, and the same read as booleans."""
     try:
         import fastexcel
     except ImportError as trouble:
-        raise InputRefused(
-            f"{name} is a workbook, and the part that reads workbooks is not installed",
-            hint="pip install 'bulkissue[xlsx]', or save the sheet as CSV",
-        ) from trouble
+        raise _not_installed(name) from trouble
+    given = path.suffix.lower()
     try:
-        book = fastexcel.read_excel(path)
+        # By its path it is read as what its name says, by its bytes as what it is.
+        book = fastexcel.read_excel(path if _ALIKE.get(given, given) == ending else path.read_bytes())
         sheet = _chosen(book, name, chosen)
         # skip_rows=0 keeps blank rows on top, so that both readings have the same rows, and the sheet's own numbers.
         cells = book.load_sheet(sheet, header_row=None, skip_rows=0, dtypes="string").to_polars()
         # Read as booleans, a number is true or false and a text is null; nothing else tells them apart.
         numbers = book.load_sheet(sheet, header_row=None, skip_rows=0, dtypes="boolean").to_polars()
     except fastexcel.FastExcelError as trouble:
-        raise InputRefused(f"{name} cannot be read as a workbook", hint=_HINT) from trouble
+        secret = "password" in str(trouble)
+        raise InputRefused(
+            f"{name} {'has a password' if secret else 'cannot be read as a workbook'}", hint=_HINT
+        ) from trouble
+    except BaseException as trouble:
+        # A reader in Rust that runs into what its author thought impossible is no Exception.
+        if type(trouble).__name__ != "PanicException":
+            raise
+        raise InputRefused(f"{name} cannot be read as a workbook: it is damaged", hint=_HINT) from None
     return sheet, cells, numbers
 
 
