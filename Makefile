@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help setup demo test crash check format lock docs bench clean
+.PHONY: help setup demo test crash fuzz check format lock docs bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -27,6 +27,9 @@ test: setup  ## pass the tests, with branch coverage
 
 crash: setup  ## a long soak of random kills and faults, its seed printed
 	SOAK_KILLS=400 $(PY) -m pytest tests/crash -q -s
+
+fuzz: setup  ## damage files of every kind, FUZZ of each, and read them
+	FUZZ=$(or $(FUZZ),5000) $(PY) -m pytest tests/property/test_readers_property.py -q -n 2
 
 bench: setup  ## measure the program beside what people use instead; QUICK=1, PACE=1, HUGE=1, ONLY="bulk plan"
 	$(PY) benchmarks/bench.py $(if $(QUICK),--quick) $(if $(PACE),--pace) $(if $(HUGE),--huge) $(if $(ONLY),--only $(ONLY))

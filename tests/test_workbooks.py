@@ -340,3 +340,20 @@ def test_a_workbook_that_is_a_bomb(refused):
             for _ in range(300):
                 sheet.write(bytes(1 << 20))
     assert "unpacks to more than 300 MiB" in refused({"in.xlsx": content.getvalue()})
+
+
+@pytest.mark.parametrize("ending", [".xlsx", ".xlsb", ".ods"])
+def test_a_lone_cell_far_away(refused, ending):
+    """A reader would hold a place for each cell between; such a sheet is refused with what to delete."""
+    wide = [["Mobile"], ["919986000501"], [*[None] * 9000, "x"]]
+
+    def fill(book):
+        sheet = book.add_worksheet()
+        for at, row in enumerate([*wide[:2], *[[]] * 20_000, wide[2]]):
+            sheet.write_row(at, 0, row)
+
+    rows = [*wide[:2], *[[]] * 20_000, wide[2]]
+    content = workbook(fill) if ending == ".xlsx" else FORMATS[ending](rows)
+    said = refused({f"in{ending}": content})
+    assert "reach over 20,003 rows and 9,001 columns" in said
+    assert "delete the cells beside and below the table" in said

@@ -8,8 +8,8 @@ certain is a rejected row, or refuses the file.
 import codecs
 import os
 import re
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -216,6 +216,22 @@ def _read(
     return _Part(file, names, _with_verdict(rows, table, roles.columns, names, healed.vouched), seen)
 
 
+@contextmanager
+def _panics_refused(name: str) -> Iterator[None]:
+    """
+    Refuse a file that makes a reader in Rust run into what its author thought impossible.
+
+    Raises:
+        InputRefused: It did. That is no `Exception`, and has a class of its own in each library.
+    """
+    try:
+        yield
+    except BaseException as trouble:
+        if type(trouble).__name__ != "PanicException":
+            raise
+        raise InputRefused(f"{name} cannot be read: it is damaged", hint="write it again") from None
+
+
 def _refuse_title(path: Path, name: str, head: bytes, settings: InputSection, folder: Path) -> None:
     """
     Say which line has the column names, where the first one has not.
@@ -250,9 +266,11 @@ def _table(path: Path, name: str, head: bytes, settings: InputSection, folder: P
     if path.suffix.lower() in {".jsonl", ".ndjson"}:
         return read_json_lines(path, name, folder)
     if head == b"PAR1" or path.suffix.lower() == ".parquet":
-        return tables.read_parquet(path, name)
+        with _panics_refused(name):
+            return tables.read_parquet(path, name)
     if is_workbook(head):
-        return read_workbook(path, name, settings)
+        with _panics_refused(name):
+            return read_workbook(path, name, settings)
     with path.open("rb") as opened:
         beginning = opened.read(4096).removeprefix(codecs.BOM_UTF8)
     for pattern, what in _FOREIGN:
@@ -303,11 +321,11 @@ def _aligned(part: _Part, columns: Sequence[str]) -> pl.LazyFrame:
 
 
 def _write(frame: pl.LazyFrame, to: Path, read: Sequence[_Part]) -> None:
+    names = ", ".join(part.file.name for part in read)
     try:
-        with room_for(to):
+        with room_for(to), _panics_refused(names):
             frame.sink_parquet(to, compression="lz4", statistics=False, row_group_size=_ROW_GROUP, engine="streaming")
     except (pl.exceptions.PolarsError, FileNotFoundError) as trouble:
-        names = ", ".join(part.file.name for part in read)
         raise InputRefused(f"the input cannot be read to its end: {names}", hint="write it again") from trouble
 
 

@@ -4,6 +4,7 @@ Compressed files: `.gz`, `.zst` and `.zip` with one member, unpacked into a priv
 It must never hand on a part of a file: what is cut, damaged or grows beyond the limits is refused.
 """
 
+import errno
 import gzip
 import zipfile
 import zlib
@@ -158,5 +159,9 @@ def _readable(name: str) -> Iterator[None]:
         yield
     except (EOFError, zlib.error, zipfile.BadZipFile, zstandard.ZstdError, gzip.BadGzipFile) as trouble:
         raise InputRefused(f"{name} cannot be unpacked: it is cut or damaged", hint="fetch it again") from trouble
+    except OSError as trouble:  # a zip archive that says a member lies before its beginning
+        if trouble.errno != errno.EINVAL:
+            raise
+        raise InputRefused(f"{name} cannot be unpacked: it is damaged", hint="fetch it again") from trouble
     except NotImplementedError as trouble:
         raise InputRefused(f"{name} is packed in a way that is not read here", hint="unpack it first") from trouble

@@ -5,6 +5,8 @@ Pure: it must never open a file.
 """
 
 import re
+import zipfile
+import zlib
 from dataclasses import dataclass, field
 
 DATE = "is a date or time"
@@ -13,8 +15,10 @@ ERROR = "is an error of the spreadsheet"
 BOOLEAN = "is a boolean"
 NO_VALUE = "is a formula without a stored value"
 
-#: No format has more rows.
-MOST_ROWS = 1 << 20
+#: No format has more rows, or columns.
+MOST_ROWS, MOST_COLUMNS = 1 << 20, 1 << 14
+#: Between the first and the last cell; readers hold a place for each, 24 bytes and more.
+MOST_CELLS = 100_000_000
 #: The numbers of Excel's own formats for dates and times, and for fractions, percents and exponents.
 _DATES = frozenset([*range(14, 23), *range(27, 37), *range(45, 48), *range(50, 59)])
 _FORMATTED = frozenset({9, 10, 11, 12, 13, 48})
@@ -22,8 +26,20 @@ _FORMATTED = frozenset({9, 10, 11, 12, 13, 48})
 _PLAIN_FORMAT = re.compile(r"(general|@|#|0|#,##0|# ##0)([.,]0+)?(;.*)?", re.IGNORECASE)
 
 
+#: What Python's zipfile raises where an archive is not as it should be.
+NO_ZIP = (zipfile.BadZipFile, zlib.error, NotImplementedError, OSError)
+
+
 class NotLegible(Exception):
     """The workbook is not as its format has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """One sheet of a workbook's list: its name, and whether it is to be seen."""
+
+    name: str
+    visible: bool
 
 
 @dataclass(slots=True)
@@ -44,6 +60,12 @@ class Cells:
     columns: tuple[int, int] | None = None
     height: int = 0
 
+    @property
+    def area(self) -> int:
+        """How many places there are between the first and the last cell, taken or not."""
+        first, last = self.columns or (0, -1)
+        return self.height * (last - first + 1)
+
     def add(self, row: int, column: int, cause: str, *, valued: bool = True, hidden: bool = False) -> None:
         """
         Take in a cell that has a value or a formula.
@@ -56,10 +78,10 @@ class Cells:
             hidden: Whether its row is hidden.
 
         Raises:
-            NotLegible: No sheet has such a row.
+            NotLegible: No sheet has such a place.
         """
-        if row >= MOST_ROWS:
-            raise NotLegible("a cell lies below the last row that a sheet can have")
+        if row >= MOST_ROWS or column >= MOST_COLUMNS:
+            raise NotLegible("a cell lies beyond the last row or column that a sheet can have")
         self.height = max(self.height, row + 1)
         if valued:
             first, last = self.columns or (column, column)

@@ -10,14 +10,36 @@ from pathlib import Path
 from typing import IO
 from xml.parsers import expat
 
-from bulkissue.input.sheets.cells import BOOLEAN, DATE, ERROR, FORMATTED, MOST_ROWS, NO_VALUE, Cells, NotLegible
+from bulkissue.input.sheets.cells import (
+    BOOLEAN,
+    DATE,
+    ERROR,
+    FORMATTED,
+    MOST_ROWS,
+    NO_VALUE,
+    NO_ZIP,
+    Cells,
+    NotLegible,
+    Sheet,
+)
 
 _TABLE = "urn:oasis:names:tc:opendocument:xmlns:table:1.0 "
 _OFFICE = "urn:oasis:names:tc:opendocument:xmlns:office:1.0 "
 _TEXT = "urn:oasis:names:tc:opendocument:xmlns:text:1.0 "
+_STYLE = "urn:oasis:names:tc:opendocument:xmlns:style:1.0 "
 _CELLS = (f"{_TABLE}table-cell", f"{_TABLE}covered-table-cell")
 _ERRORS = re.compile(r"#[A-Z/0!?]+[!?]|#N/A|Err:[0-9]+")
 _TYPES = {"boolean": BOOLEAN, "date": DATE, "time": DATE, "percentage": FORMATTED, "currency": FORMATTED}
+
+
+def sheets_of(path: Path) -> list[Sheet]:
+    """
+    The sheets of an .ods workbook, in its order.
+
+    Raises:
+        NotLegible: The XML is broken, or not as the format has it, or has a password.
+    """
+    return _read(path, "").sheets
 
 
 def cells_of(path: Path, sheet: str) -> Cells:
@@ -34,11 +56,17 @@ def cells_of(path: Path, sheet: str) -> Cells:
     Raises:
         NotLegible: The XML is broken, or not as the format has it, or has a password.
     """
+    return _read(path, sheet).cells
+
+
+def _read(path: Path, sheet: str) -> "_Reader":
+    reader = _Reader(sheet)
     try:
         with zipfile.ZipFile(path) as book, book.open("content.xml") as opened:
-            return _Reader(sheet).read(opened)
-    except (zipfile.BadZipFile, KeyError, expat.ExpatError, EOFError, ValueError) as trouble:
+            reader.read(opened)
+    except (*NO_ZIP, KeyError, expat.ExpatError, EOFError, ValueError) as trouble:
         raise NotLegible(f"the workbook's XML cannot be read ({type(trouble).__name__})") from trouble
+    return reader
 
 
 class _Reader:
@@ -46,7 +74,10 @@ class _Reader:
 
     def __init__(self, sheet: str) -> None:
         self._sheet = sheet
-        self._cells = Cells()
+        self.cells = Cells()
+        self.sheets: list[Sheet] = []
+        self._unseen: set[str] = set()  # styles of sheets that are not shown
+        self._style = ""
         self._inside = self._hidden = self._in_text = False
         self._row = self._column = 0
         self._rows = self._columns = 1
@@ -54,18 +85,23 @@ class _Reader:
         self._shown = ""
         self._notes = 0  # how deep in a comment, whose text is not the cell's
 
-    def read(self, source: IO[bytes]) -> Cells:
+    def read(self, source: IO[bytes]) -> None:
         parser = expat.ParserCreate(namespace_separator=" ")
         parser.buffer_text = True
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._end
         parser.CharacterDataHandler = self._characters
         parser.ParseFile(source)
-        return self._cells
 
     def _start(self, name: str, given: dict[str, str]) -> None:
         if name == f"{_TABLE}table":
-            self._inside = given.get(f"{_TABLE}name") == self._sheet
+            name = given.get(f"{_TABLE}name", "")
+            self.sheets.append(Sheet(name, given.get(f"{_TABLE}style-name") not in self._unseen))
+            self._inside = name == self._sheet
+        elif name == f"{_STYLE}style":
+            self._style = given.get(f"{_STYLE}name", "")
+        elif name == f"{_STYLE}table-properties" and given.get(f"{_TABLE}display") == "false":
+            self._unseen.add(self._style)
         elif not self._inside:
             return
         elif name == f"{_TABLE}table-row":
@@ -109,7 +145,7 @@ class _Reader:
             raise NotLegible("a cell is repeated more often than a sheet has rows")
         for row in range(self._row, self._row + self._rows):
             for column in range(self._column, self._column + self._columns):
-                self._cells.add(row, column, self._cause(kind, formula=formula), valued=valued, hidden=self._hidden)
+                self.cells.add(row, column, self._cause(kind, formula=formula), valued=valued, hidden=self._hidden)
 
     def _cause(self, kind: str | None, *, formula: bool) -> str:
         if kind in _TYPES:

@@ -6,7 +6,6 @@ It must never drop a row that has a cell, nor take a sheet or hidden rows that n
 
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -14,23 +13,20 @@ from bulkissue import files
 from bulkissue.errors import InputRefused
 from bulkissue.input.column_mapping import kept_names
 from bulkissue.input.sheets import ods, xls, xlsb, xlsx
-from bulkissue.input.sheets.cells import Cells, NotLegible
+from bulkissue.input.sheets.cells import MOST_CELLS, NO_ZIP, Cells, NotLegible
 from bulkissue.input.tables import INEXACT, Table, numbered, numbered_names, text_or_null
 from bulkissue.input.unpacking import refuse_bomb
 from bulkissue.job.model import InputSection
-
-if TYPE_CHECKING:
-    import fastexcel
 
 _LONG_NUMBER = r"^-?[0-9]{16,}$"  # Excel keeps 15 digits of a number
 _HINT = "save it again as .xlsx without a password, or save the sheet as CSV"
 _OLD = b"\xd0\xcf\x11\xe0"
 #: By ending: who says what the cells of such a workbook are, and the part of the archive by which it is known.
 _FORMATS = {
-    ".xlsx": (xlsx.cells_of, "xl/workbook.xml"),
-    ".xlsb": (xlsb.cells_of, "xl/workbook.bin"),
-    ".ods": (ods.cells_of, "content.xml"),
-    ".xls": (xls.cells_of, ""),
+    ".xlsx": (xlsx.sheets_of, xlsx.cells_of, "xl/workbook.xml"),
+    ".xlsb": (xlsb.sheets_of, xlsb.cells_of, "xl/workbook.bin"),
+    ".ods": (ods.sheets_of, ods.cells_of, "content.xml"),
+    ".xls": (xls.sheets_of, xls.cells_of, ""),
 }
 _ALIKE = {".xlsm": ".xlsx", ".xltx": ".xlsx", ".xlt": ".xls"}
 
@@ -52,10 +48,10 @@ def _format(path: Path, name: str, head: bytes) -> str:
     try:
         with zipfile.ZipFile(path) as book:
             parts = {one.filename: one.file_size for one in book.infolist()}
-    except (zipfile.BadZipFile, ValueError) as trouble:
+    except (*NO_ZIP, ValueError) as trouble:
         raise InputRefused(f"{name} cannot be read as a workbook: it is cut or damaged", hint=_HINT) from trouble
     refuse_bomb(sum(parts.values()), path.stat().st_size, name)
-    for ending, (_, part) in _FORMATS.items():
+    for ending, (*_, part) in _FORMATS.items():
         if part in parts:
             return ending
     raise InputRefused(f"{name} is no workbook", hint="save it again as .xlsx, or as CSV; a packed file ends in .zip")
@@ -80,20 +76,20 @@ def read_workbook(path: Path, name: str, settings: InputSection) -> Table:
     sha256 = files.sha256(path)
     with path.open("rb") as file:
         ending = _format(path, name, file.read(4))
-    sheet, cells, numbers = _sheet(path, ending, name, settings.sheet)
     try:
-        known = _FORMATS[ending][0](path, sheet)
+        sheet, known = _chosen(path, ending, name, settings.sheet)
     except NotLegible as trouble:
         raise InputRefused(f"{name} cannot be read as a workbook: {trouble}", hint=_HINT) from trouble
     except ImportError as trouble:
         raise _not_installed(name) from trouble
+    cells, numbers = _values(path, ending, name, sheet)
     cells, numbers, causes = _placed(cells, numbers, known, name)
     notes: tuple[str, ...] = ()
     keep = pl.any_horizontal(
         *((pl.col(column) != "").fill_null(value=False) for column in cells.columns),
         *(pl.col(column).is_not_null() for column in causes.columns),
     )
-    if known is not None and known.hidden:
+    if known.hidden:
         keep, notes = _without_hidden(keep, known, name, settings.hidden_rows)
     causes = _with_rounded(cells, numbers, causes)
     whole = pl.concat([cells, causes], how="horizontal").with_row_index("_bi_sheet_row")
@@ -131,7 +127,7 @@ def read_workbook(path: Path, name: str, settings: InputSection) -> Table:
 
 
 def _placed(
-    cells: pl.DataFrame, numbers: pl.DataFrame, known: Cells | None, name: str
+    cells: pl.DataFrame, numbers: pl.DataFrame, known: Cells, name: str
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """
     The reader's cells with the rows that it left out at the end, and the causes beside them.
@@ -142,7 +138,7 @@ def _placed(
     Raises:
         InputRefused: The reader's columns are not those of the sheet's XML: a cause could be put beside another cell.
     """
-    if known is None or not (known.causes or known.hidden):
+    if not (known.causes or known.hidden):
         return cells, numbers, pl.DataFrame()
     first, last = known.columns or (0, -1)
     if last - first + 1 != cells.width or known.height < cells.height:
@@ -200,8 +196,8 @@ def _not_installed(name: str) -> InputRefused:
     )
 
 
-def _sheet(path: Path, ending: str, name: str, chosen: str | int | None) -> tuple[str, pl.DataFrame, pl.DataFrame]:
-    """The sheet's name, its cells as text from its first row, and the same read as booleans."""
+def _values(path: Path, ending: str, name: str, sheet: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """A sheet's cells as text from its first row, and the same read as booleans."""
     try:
         import fastexcel
     except ImportError as trouble:
@@ -210,7 +206,6 @@ def _sheet(path: Path, ending: str, name: str, chosen: str | int | None) -> tupl
     try:
         # By its path it is read as what its name says, by its bytes as what it is.
         book = fastexcel.read_excel(path if _ALIKE.get(given, given) == ending else path.read_bytes())
-        sheet = _chosen(book, name, chosen)
         # skip_rows=0 keeps blank rows on top, so that both readings have the same rows, and the sheet's own numbers.
         cells = book.load_sheet(sheet, header_row=None, skip_rows=0, dtypes="string").to_polars()
         # Read as booleans, a number is true or false and a text is null; nothing else tells them apart.
@@ -220,28 +215,38 @@ def _sheet(path: Path, ending: str, name: str, chosen: str | int | None) -> tupl
         raise InputRefused(
             f"{name} {'has a password' if secret else 'cannot be read as a workbook'}", hint=_HINT
         ) from trouble
-    except BaseException as trouble:
-        # A reader in Rust that runs into what its author thought impossible is no Exception.
-        if type(trouble).__name__ != "PanicException":
-            raise
-        raise InputRefused(f"{name} cannot be read as a workbook: it is damaged", hint=_HINT) from None
-    return sheet, cells, numbers
+    return cells, numbers
 
 
-def _chosen(book: "fastexcel.ExcelReader", name: str, chosen: str | int | None) -> str:
-    """The sheet to read: the one that the job names, or the only visible one that has cells."""
-    names: list[str] = book.sheet_names
+def _chosen(path: Path, ending: str, name: str, chosen: str | int | None) -> tuple[str, Cells]:
+    """
+    The sheet to read, and what is to be known of its cells: the one that the job names, or the only visible one that
+    has any.
+    """
+    sheets_of, cells_of, _ = _FORMATS[ending]
+    sheets = sheets_of(path)
+    names = [sheet.name for sheet in sheets]
     if isinstance(chosen, int) and 1 <= chosen <= len(names):
-        return names[chosen - 1]
-    if chosen in names:
-        return str(chosen)
-    if chosen is not None:
+        looked = [names[chosen - 1]]
+    elif chosen in names:
+        looked = [str(chosen)]
+    elif chosen is not None:
         raise InputRefused(
             f"{name} has no sheet {chosen!r}: its sheets are {', '.join(names)}",
             hint="[input] sheet is a sheet's name, or its number from 1",
         )
-    sheets = [book.load_sheet(sheet, header_row=None, n_rows=1, dtypes="string") for sheet in names]
-    filled = [sheet.name for sheet in sheets if sheet.visible == "visible" and sheet.height]
+    else:
+        looked = [sheet.name for sheet in sheets if sheet.visible]
+    found = {sheet: cells_of(path, sheet) for sheet in (names if ending == ".xls" else looked)}
+    for sheet, cells in found.items():
+        # A reader holds a place for each; that of .xls reads all sheets.
+        if cells.area > MOST_CELLS:
+            raise InputRefused(
+                f"{name}: the cells of sheet {sheet!r} reach over {cells.height:,} rows and "
+                f"{cells.area // cells.height:,} columns, which are more than {MOST_CELLS:,} places",
+                hint="delete the cells beside and below the table, or save the sheet as CSV",
+            )
+    filled = [sheet for sheet in looked if found[sheet].height]
     if not filled:
         raise InputRefused(f"{name} has no sheet with data")
     if len(filled) > 1:
@@ -249,4 +254,4 @@ def _chosen(book: "fastexcel.ExcelReader", name: str, chosen: str | int | None) 
             f"{name} has {len(filled)} sheets with cells: {', '.join(filled)}",
             hint=f'say which one: [input] sheet = "{filled[0]}"',
         )
-    return str(filled[0])
+    return filled[0], found[filled[0]]

@@ -5,13 +5,27 @@ It must never let a file that is damaged be taken for one that is read.
 """
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bulkissue.input.sheets.cells import BOOLEAN, DATE, ERROR, NO_VALUE, Cells, NotLegible, of_format
+from bulkissue.input.sheets.cells import BOOLEAN, DATE, ERROR, NO_VALUE, Cells, NotLegible, Sheet, of_format
 
 if TYPE_CHECKING:
     import xlrd
+
+
+def sheets_of(path: Path) -> list[Sheet]:
+    """
+    The sheets of an .xls workbook, in its order.
+
+    Raises:
+        NotLegible: It is not as the format has it, or has a password.
+        ImportError: xlrd is not installed.
+    """
+    with _opened(path) as book:
+        return [Sheet(name, not book.sheet_by_name(name).visibility) for name in book.sheet_names()]
 
 
 def cells_of(path: Path, sheet: str) -> Cells:
@@ -29,14 +43,24 @@ def cells_of(path: Path, sheet: str) -> Cells:
         NotLegible: It is not as the format has it, or has a password.
         ImportError: xlrd is not installed.
     """
+    with _opened(path) as book:
+        return _read(book, book.sheet_by_name(sheet))
+
+
+@contextmanager
+def _opened(path: Path) -> "Iterator[xlrd.Book]":
     import xlrd
 
     try:
         # Its warnings go to standard output otherwise.
-        book = xlrd.open_workbook(path, logfile=io.StringIO(), formatting_info=True, on_demand=True)
-        return _read(book, book.sheet_by_name(sheet))
+        yield xlrd.open_workbook(path, logfile=io.StringIO(), formatting_info=True, on_demand=True, ragged_rows=True)
+    except NotLegible:
+        raise
     except Exception as trouble:  # xlrd lets through whatever its reading runs into
-        raise NotLegible(f"its cells cannot be told apart ({type(trouble).__name__})") from trouble
+        # A workbook with a password is a container of something else.
+        locked = "ncrypt" in str(trouble) or "OLE2 compound" in str(trouble)
+        what = "it has a password" if locked else f"its cells cannot be told apart ({type(trouble).__name__})"
+        raise NotLegible(what) from trouble
 
 
 def _read(book: "xlrd.Book", page: "xlrd.sheet.Sheet") -> Cells:

@@ -9,11 +9,12 @@ import io
 import struct
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 from xml.etree.ElementTree import ParseError, fromstring
 
-from bulkissue.input.sheets.cells import BOOLEAN, ERROR, NO_VALUE, Cells, NotLegible, of_format
+from bulkissue.input.sheets.cells import BOOLEAN, ERROR, NO_VALUE, NO_ZIP, Cells, NotLegible, Sheet, of_format
 
 _ROW, _BLANK = 0, 1
 _NUMBERS = frozenset({2, 5, 9})  # BrtCellRk, BrtCellReal, BrtFmlaNum
@@ -24,6 +25,17 @@ _SHORT = frozenset(range(12, 19))  # cells without a column of their own, which 
 _FORMAT, _STYLE, _STYLES_BEGIN, _STYLES_END, _SHEET = 44, 47, 617, 618, 156
 _HIDDEN = 0x10
 _LARGEST_RECORD = 16 << 20
+
+
+def sheets_of(path: Path) -> list[Sheet]:
+    """
+    The sheets of an .xlsb workbook, in its order.
+
+    Raises:
+        NotLegible: Its records are broken, or not as the format has them.
+    """
+    with _legible(), zipfile.ZipFile(path) as book:
+        return [sheet for sheet, _ in _listed(book)]
 
 
 def cells_of(path: Path, sheet: str) -> Cells:
@@ -40,13 +52,23 @@ def cells_of(path: Path, sheet: str) -> Cells:
     Raises:
         NotLegible: Its records are broken, or not as the format has them.
     """
+    with _legible(), zipfile.ZipFile(path) as book:
+        relations = {
+            one.get("Id"): one.get("Target", "")
+            for one in fromstring(_small(book, "xl/_rels/workbook.bin.rels"))  # noqa: S314 - expat refuses bombs
+        }
+        target = next(relations[relation] for listed, relation in _listed(book) if listed.name == sheet)
+        part = target.removeprefix("/") if target.startswith("/") else f"xl/{target}"
+        styles = _styles(book)
+        with book.open(part) as opened:
+            return _read(opened, styles)
+
+
+@contextmanager
+def _legible() -> Iterator[None]:
     try:
-        with zipfile.ZipFile(path) as book:
-            part = _part_of(book, sheet)
-            styles = _styles(book)
-            with book.open(part) as opened:
-                return _read(opened, styles)
-    except (zipfile.BadZipFile, KeyError, IndexError, ParseError, EOFError, struct.error, ValueError) as trouble:
+        yield
+    except (*NO_ZIP, KeyError, IndexError, ParseError, EOFError, struct.error, ValueError) as trouble:
         raise NotLegible(f"the workbook's records cannot be read ({type(trouble).__name__})") from trouble
 
 
@@ -90,17 +112,12 @@ def _records(source: IO[bytes]) -> Iterator[tuple[int, bytes]]:
         yield kind, data
 
 
-def _part_of(book: zipfile.ZipFile, sheet: str) -> str:
-    """Where in the archive a sheet lies."""
-    relations = {one.get("Id"): one.get("Target", "") for one in fromstring(_small(book, "xl/_rels/workbook.bin.rels"))}  # noqa: S314 - expat refuses entities that expand without end
+def _listed(book: zipfile.ZipFile) -> Iterator[tuple[Sheet, str]]:
+    """The workbook's sheets, and by which relation each is found."""
     for kind, data in _records(io.BytesIO(_small(book, "xl/workbook.bin"))):
         if kind == _SHEET:
             relation, at = _text(data, 8)
-            name, _ = _text(data, at)
-            if name == sheet:
-                target = relations[relation]
-                return target.removeprefix("/") if target.startswith("/") else f"xl/{target}"
-    raise NotLegible("its list of sheets does not say where this one lies")
+            yield Sheet(_text(data, at)[0], visible=not struct.unpack_from("<I", data)[0]), relation
 
 
 def _styles(book: zipfile.ZipFile) -> list[str]:

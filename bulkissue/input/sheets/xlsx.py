@@ -8,12 +8,25 @@ a clean value. It must never change a value; it only marks.
 
 import re
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 from xml.etree.ElementTree import Element, ParseError, fromstring
 from xml.parsers import expat
 
-from bulkissue.input.sheets.cells import BOOLEAN, DATE, ERROR, NO_VALUE, Cells, NotLegible, of_format
+from bulkissue.input.sheets.cells import (
+    BOOLEAN,
+    DATE,
+    ERROR,
+    MOST_CELLS,
+    NO_VALUE,
+    NO_ZIP,
+    Cells,
+    NotLegible,
+    Sheet,
+    of_format,
+)
 
 _MAIN = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 _RELATION = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
@@ -21,11 +34,26 @@ _RELATION = "{http://schemas.openxmlformats.org/officeDocument/2006/relationship
 _SMALL_PART = 64 << 20
 _PIECE = 1 << 20
 _REFERENCE = re.compile(r"([A-Z]+)([0-9]+)")
+_ROW = re.compile(rb'<row [^>]*?\br="([0-9]+)"')
+#: Of columns beyond Z.
+_WIDE_COLUMN = re.compile(rb'<c r="([A-Z]{2,3})[0-9]')
 #: Where none of these stands in a sheet and no style is unusual, every cell is as it was written.
 _SUSPICIOUS = (b"<f", b't="e"', b't="b"', b't="d"', b"hidden=", b":f>", b":f ")
 
 
-def cells_of(path: Path, sheet: str) -> Cells | None:
+def sheets_of(path: Path) -> list[Sheet]:
+    """
+    The sheets of an .xlsx or .xlsm workbook, in its order.
+
+    Raises:
+        NotLegible: The XML is broken, or not as the format has it.
+    """
+    with _legible(), zipfile.ZipFile(path) as book:
+        found = _small(book, "xl/workbook.xml").iter(f"{_MAIN}sheet")
+        return [Sheet(one.attrib["name"], one.get("state", "visible") == "visible") for one in found]
+
+
+def cells_of(path: Path, sheet: str) -> Cells:
     """
     Look through one sheet of an .xlsx or .xlsm workbook.
 
@@ -34,20 +62,26 @@ def cells_of(path: Path, sheet: str) -> Cells | None:
         sheet: The sheet's name.
 
     Returns:
-        What is to be known of its cells; None where every cell is as it was written and no row is hidden.
+        What is to be known of its cells.
 
     Raises:
         NotLegible: The XML is broken, or not as the format has it.
     """
+    with _legible(), zipfile.ZipFile(path) as book:
+        part = _part_of(book, sheet)
+        styles = _styles(book)
+        plain = None if any(styles) else _if_plain(book, part)
+        if plain is not None:
+            return plain
+        with book.open(part) as opened:
+            return _Reader(styles).read(opened)
+
+
+@contextmanager
+def _legible() -> Iterator[None]:
     try:
-        with zipfile.ZipFile(path) as book:
-            part = _part_of(book, sheet)
-            styles = _styles(book)
-            if not any(styles) and not _is_suspicious(book, part):
-                return None
-            with book.open(part) as opened:
-                return _Reader(styles).read(opened)
-    except (zipfile.BadZipFile, KeyError, ParseError, expat.ExpatError, EOFError, ValueError) as trouble:
+        yield
+    except (*NO_ZIP, KeyError, ParseError, expat.ExpatError, EOFError, ValueError) as trouble:
         raise NotLegible(f"the workbook's XML cannot be read ({type(trouble).__name__})") from trouble
 
 
@@ -82,14 +116,32 @@ def _styles(book: zipfile.ZipFile) -> list[str]:
     )
 
 
-def _is_suspicious(book: zipfile.ZipFile, part: str) -> bool:
-    tail = b""
+def _if_plain(book: zipfile.ZipFile, part: str) -> Cells | None:
+    """
+    A sheet's measures, at least, where no cell in it can be otherwise than written.
+
+    Returns:
+        None where that, or how large it is, has to be looked for.
+    """
+    tail, widest, height = b"", b"A", 0
+    valued = usual = False
     with book.open(part) as opened:
         while piece := opened.read(_PIECE):
-            if any(mark in tail + piece for mark in _SUSPICIOUS):
-                return True
-            tail = piece[-16:]
-    return False
+            whole = tail + piece
+            if any(mark in whole for mark in _SUSPICIOUS):
+                return None
+            usual = usual or b"<sheetData" in whole
+            valued = valued or b"<v" in whole or b"<is" in whole
+            widest = max([widest, *_WIDE_COLUMN.findall(whole)], key=lambda column: (len(column), column))
+            if found := _ROW.match(whole, max(whole.rfind(b"<row "), 0)):
+                height = int(found[1])
+            tail = piece[-64:]
+    if not usual or (valued and not height):
+        return None
+    if not valued:
+        return Cells()
+    measured = Cells(columns=(0, _column_of(f"{widest.decode()}1")), height=height)
+    return measured if measured.area <= MOST_CELLS else None
 
 
 class _Reader:
