@@ -14,10 +14,11 @@ import pytest
 from intaking import OWN, TARGET, workbook
 
 from bulkissue.errors import InputRefused
-from bulkissue.input import decoding, intake, records
+from bulkissue.input import decoding, intake, records, unpacking
 from bulkissue.input.column_mapping import find_roles, kept_names
 from bulkissue.input.intake import take_in
 from bulkissue.input.tables import _as_text
+from bulkissue.job.loading import ENDINGS
 from bulkissue.job.model import ColumnsSection, InputSection
 from bulkissue.outcomes import LEDGER_COLUMNS, REASONS
 
@@ -885,3 +886,8 @@ def test_names_of_usual_exports(take, header, role):
     """Address books and mailing programs name them so."""
     cell = "919986000501" if role == "mobile" else "a@example.com"
     assert take(f"Name,{header}\nx,{cell}\n").said.files[0].columns == {role: header}
+
+
+def test_names_that_a_job_may_give():
+    """A job's paths may end in whatever can be read: every kind of workbook, and what is packed."""
+    assert {*intake._WORKBOOKS, *unpacking._ENDINGS} <= {f".{ending}" for ending in ENDINGS}

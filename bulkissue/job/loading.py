@@ -25,7 +25,10 @@ from bulkissue.job.model import SETTINGS, Job, at
 from bulkissue.job.problems import disagreements, explained, nearest, quoted, shown
 
 #: What intake can read, by the end of the file's name.
-ENDINGS = ("csv", "tsv", "txt", "jsonl", "ndjson", "parquet", "xlsx", "gz", "zst", "zip")
+ENDINGS = (
+    *("csv", "tsv", "txt", "jsonl", "ndjson", "parquet"),
+    *("xlsx", "xlsm", "xlsb", "xls", "ods", "gz", "gzip", "zst", "zip"),
+)
 
 _FROM_ENVIRONMENT = ("api.limits", "guards", "reconcile")
 _VARIABLES: dict[str, str] = {
