@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
+from scene import MOBILES, Scene
 
 from bulkissue.errors import ConservationBroken, StateRefused
 from bulkissue.outcomes import KNOWN_BY, LEDGER_COLUMNS, LEDGER_OF, REASONS, RESULT_FIELDS, Outcome, Results, RowResult
@@ -229,3 +231,30 @@ def test_pieces_make_no_difference(tmp_path, journal, monkeypatch):
     text = io.BytesIO()
     whole.write_csv(text)
     assert text.getvalue().count(b"\n") == 13
+
+
+def test_duplicates_that_are_counted(tmp_path, service, write_input, write_job):
+    """With `duplicates = "count"` the ledger has its first thousand rows, and the books say what it leaves out."""
+    rows = [mobile for mobile in MOBILES[:3] for _ in range(500)]
+    write_input(["mobile", "name"], [(mobile, "n") for (mobile,) in rows])
+    write_job(service.base_url, output={"duplicates": "count", "formats": ["csv", "parquet", "xlsx"]})
+    scene = Scene(tmp_path, service)
+    ended = scene.run()
+    assert ended.counts == {"rows": 1500, "succeeded": 3, "duplicate": 1497}
+    left = "497 rows are counted and not written to duplicate.csv (dedupe.same_identifier 497)"
+    assert left in " ".join(ended.json["warnings"])
+    written = pl.read_csv(ended.run_dir / "duplicate.csv", infer_schema=False)
+    assert written.height == 1000
+    assert [int(row) for row in written["_bi_row"]] == [n for n in range(1, 1501) if n not in {1, 501, 1001}][:1000]
+    manifest = json.loads((ended.run_dir / "run.json").read_text())
+    assert manifest["ledgers"]["duplicate.csv"]["rows"] == 1000
+    assert manifest["ledgers"]["duplicate.xlsx"]["rows"] == 1000
+    assert manifest["left_out"] == [{"outcome": "duplicate", "reason": "dedupe.same_identifier", "rows": 497}]
+    assert scene.do("verify", ended.run_dir, "--json").json["wrong"] == []
+    assert "1,497" in (ended.run_dir / "report.html").read_text()
+    manifest["left_out"][0]["rows"] = 7
+    (ended.run_dir / "run.json").write_text(json.dumps(manifest))
+    assert "leaves out other rows" in " ".join(scene.do("verify", ended.run_dir, "--json").json["wrong"])
+    again = scene.run()
+    assert again.counts == {"rows": 1500, "already_issued": 3, "duplicate": 1497}
+    assert sum(one["rows"] for one in json.loads((again.run_dir / "run.json").read_text())["left_out"]) == 500

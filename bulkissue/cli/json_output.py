@@ -81,6 +81,13 @@ def warnings(manifest: "Manifest") -> list[str]:
             f"{manifest.in_doubt:,} of the already_issued rows are in doubt: an earlier run has them as unknown. "
             "duplicate.csv names it, and bulkissue reconcile settles it."
         )
+    if manifest.left_out:
+        why = ", ".join(f"{one.reason} {one.rows:,}" for one in manifest.left_out)
+        rows = sum(one.rows for one in manifest.left_out)
+        found.append(
+            f"{rows:,} rows are counted and not written to duplicate.csv ({why}); "
+            'with [output] duplicates = "rows" it has them all'
+        )
     if manifest.state == "completed" and not counts.get("rows"):
         found.append("the input has no rows")
     return found

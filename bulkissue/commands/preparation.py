@@ -167,6 +167,7 @@ def manifest_of(
         parent_run_id=choices.parent_run_id or next((run for file in intake.files for run in file.runs), None),
         rehearsal=choices.rehearsal,
         csv_bom=loaded.job.output.csv_bom or any(file.marked for file in intake.files),
+        duplicates=loaded.job.output.duplicates,
         fallbacks=tuple(drawn.fell_back()),
         versions=run_folder.versions(),
     )

@@ -161,6 +161,7 @@ class Session:
             counts=books.counts(),
             reasons=books.failure_reasons(),
             in_doubt=books.in_doubt,
+            left_out=tuple(run_folder.LeftOut(*kind, rows) for kind, rows in sorted(books.left_out.items())),
             requests=requests,
             attempts=attempts,
             ledgers=books.digests,

@@ -79,6 +79,8 @@ def _derived_again(folder: Path, manifest: Manifest) -> list[str]:
     wrong = []
     if books.counts() != manifest.counts:
         wrong.append(f"plan and journal give {books.counts()}, {run_folder.MANIFEST} says {manifest.counts}")
+    if sum(books.left_out.values()) != sum(one.rows for one in manifest.left_out):
+        wrong.append(f"duplicate.csv leaves out other rows than {run_folder.MANIFEST} says")
     for name, ledger in books.digests.items():
         if manifest.ledgers.get(name) != ledger:
             wrong.append(f"{name} is not what plan and journal give")

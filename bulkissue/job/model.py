@@ -400,6 +400,10 @@ class OutputSection(Section):
     csv_bom: bool = Field(
         default=False, description="Begin CSV ledgers with a byte-order mark; they have one where the input had."
     )
+    duplicates: Literal["rows", "count"] = Field(
+        default="rows",
+        description="count: duplicate.csv has its first 1,000 rows, and the others are counted by reason.",
+    )
 
 
 class ScheduleSection(Section):

@@ -8,6 +8,7 @@ a row out, or bear with attempts that contradict each other.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 
@@ -47,6 +48,7 @@ class Run:
     country_code: str | None = None
     national_length: int | None = None
     csv_bom: bool = False
+    duplicates: Literal["rows", "count"] = "rows"
 
     @classmethod
     def of(cls, folder: Path, manifest: Manifest) -> "Run":
@@ -60,6 +62,7 @@ class Run:
             manifest.country_code,
             manifest.national_length,
             manifest.csv_bom,
+            manifest.duplicates,
         )
 
 

@@ -25,6 +25,8 @@ from bulkissue.state.journal import Journal
 
 #: Rows in a history part, at least.
 _PART = 1 << 20
+#: Rows of the duplicate ledger where the job wants a count of the others.
+MOST_DUPLICATES = 1000
 _NOT_ISSUED = (Outcome.FAILED, Outcome.REJECTED, Outcome.NOT_ATTEMPTED)
 #: As polars does it where cells are quoted if need be. Empty text is not null.
 _TO_BE_QUOTED = [",", '"', "\r", "\n"]
@@ -42,6 +44,7 @@ class Books:
         digests: By ledger file: its `rows` and `sha256`.
         history: Parquet parts of `history.RUN_SCHEMA`: who was, or may have been, issued.
         in_doubt: Rows left out because an earlier run may have issued them.
+        left_out: Rows that the duplicate ledger leaves out, by outcome and reason.
     """
 
     rows: int = 0
@@ -50,6 +53,7 @@ class Books:
     reasons: Counter[str] = field(default_factory=Counter)
     digests: dict[str, dict[str, object]] = field(default_factory=dict)
     history: list[Path] = field(default_factory=list)
+    left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def counts(self) -> dict[str, int]:
         """Rows in all, and by outcome: the `counts` of the contract."""
@@ -76,12 +80,13 @@ def write(run: Run, journal: Journal, ending: Ending, formats: Sequence[str], ou
         for piece in pieces(run, journal, ending):
             _count(books, piece)
             memory.add(piece)
-            append(piece)
+            append(_without_most_duplicates(books, piece) if run.duplicates == "count" else piece)
         _prove(books, run)
     books.history = memory.flush()
     for ledger in Ledger:
         path = out / f"{ledger}.csv"
         rows = sum(books.outcomes[outcome] for outcome in _outcomes_of(ledger))
+        rows -= books.left_out.total() if ledger is Ledger.DUPLICATE else 0
         books.digests[path.name] = {"rows": rows, "sha256": sha256(path)}
         if "parquet" in formats:
             as_parquet = path.with_suffix(".parquet")
@@ -224,6 +229,20 @@ def _count(books: Books, piece: Piece) -> None:
         books.in_doubt += rows if reason == "dedupe.unknown" else 0
         if outcome in _NOT_ISSUED or outcome == Outcome.UNKNOWN:
             books.reasons[reason] += rows
+
+
+def _without_most_duplicates(books: Books, piece: Piece) -> Piece:
+    """What of a piece the ledgers have where the duplicate ledger has its first rows only; notes what it leaves out."""
+    chosen = piece.shared["_bi_outcome"].is_in(_outcomes_of(Ledger.DUPLICATE)).gather(piece.line)
+    before = sum(books.outcomes[outcome] for outcome in _outcomes_of(Ledger.DUPLICATE)) - int(chosen.sum())
+    left_out = chosen & (chosen.cast(pl.UInt32).cum_sum() + before > MOST_DUPLICATES)
+    if not left_out.any():
+        return piece
+    counted = piece.shared[piece.line.filter(left_out)].group_by("_bi_outcome", "_bi_reason").len()
+    for outcome, reason, rows in counted.iter_rows():
+        books.left_out[outcome, reason] += rows
+    kept = ~left_out
+    return Piece(piece.cells.filter(kept), piece.own.filter(kept), piece.shared, piece.line.filter(kept))
 
 
 def _prove(books: Books, run: Run) -> None:

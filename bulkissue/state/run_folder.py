@@ -66,6 +66,14 @@ class SameCustomers(msgspec.Struct, frozen=True):
     named: tuple[SameCustomer, ...] = ()
 
 
+class LeftOut(msgspec.Struct, frozen=True):
+    """Rows of one outcome and reason that `duplicate.csv` does not have."""
+
+    outcome: str
+    reason: str
+    rows: int
+
+
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=False):
     """
     What `run.json` holds.
@@ -95,6 +103,8 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=False):
         rehearsal: It went to a stand-in service that is gone.
         stop: Why it stopped, if it did.
         csv_bom: Whether its CSV ledgers begin with a byte-order mark, as its input did or the job says.
+        duplicates: Whether `duplicate.csv` has all its rows, or the first ones and the others are counted here.
+        left_out: What it then leaves out.
         fallbacks: Which rows go by another identifier than the preferred one, and why; in sentences.
         in_doubt: Rows left out because an earlier run may have issued them.
         same_customers: Double gifts that no comparison of identifiers can see; None where nobody looked.
@@ -134,6 +144,8 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=False):
     country_code: str | None = None
     national_length: int | None = None
     csv_bom: bool = False
+    duplicates: Literal["rows", "count"] = "rows"
+    left_out: tuple[LeftOut, ...] = ()
     fallbacks: tuple[str, ...] = ()
     in_doubt: int = 0
     same_customers: SameCustomers | None = None

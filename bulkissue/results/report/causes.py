@@ -64,6 +64,8 @@ def causes(folder: Path, manifest: Manifest, settlements: Sequence[Settlement]) 
     for ledger in (Ledger.FAILURE, Ledger.UNKNOWN, Ledger.DUPLICATE):
         if any(manifest.counts.get(outcome) for outcome in Outcome if LEDGER_OF[outcome] is ledger):
             _read(folder / f"{ledger}.csv", found)
+    for left in manifest.left_out:
+        found.setdefault((left.outcome, left.reason), Cause(Outcome(left.outcome), left.reason)).rows += left.rows
     told = {settlement.text for settlement in settlements}
     for cause in found.values():
         if cause.words in told:  # those are not the service's; the settled rows have a place of their own
