@@ -5,6 +5,7 @@ Plain values only: nothing here does I/O or knows a library.
 """
 
 from dataclasses import dataclass, field
+from datetime import datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,60 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class Quota:
+    """
+    What an answer says of the service's own count of requests; what it does not say is None.
+
+    Attributes:
+        limit: Requests of a whole window.
+        remaining: Requests that are left of it.
+        resets_in: Seconds until it begins anew.
+        window: Seconds it lasts.
+    """
+
+    limit: float | None = None
+    remaining: float | None = None
+    resets_in: float | None = None
+    window: float | None = None
+
+
+#: The causes of a pace that is lower than it may be.
+WHY_SLOWED = {
+    "429": "the service refused requests as too many (429)",
+    "trouble": "answers that prove nothing (5xx, broken connections)",
+    "quota": "the service's headers say that no more is left",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PaceState:
+    """
+    What the pace is, why it is lower than it may be, and until when.
+
+    Attributes:
+        per_minute: Requests; 0 while nothing may leave.
+        allowed: Requests that the job may send per minute.
+        why: A key of `WHY_SLOWED`; empty where the pace is the whole.
+        until: Epoch milliseconds: when a hold ends, or the pace is the whole again if nothing more comes.
+    """
+
+    per_minute: float
+    allowed: float
+    why: str = ""
+    until: int | None = None
+
+    def words(self) -> str:
+        """The same as a sentence would have it, in local time."""
+        whole = f"{self.allowed:,.0f} requests a minute"
+        if not self.why or self.until is None:
+            return f"{whole}, the whole allowance"
+        clock = datetime.fromtimestamp(self.until / 1000).astimezone().strftime("%H:%M:%S")
+        if self.per_minute == 0:
+            return f"held until {clock}, 0 of {whole}: {WHY_SLOWED[self.why]}"
+        return f"{self.per_minute:,.0f} of {whole} until {clock}: {WHY_SLOWED[self.why]}"
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """
     A whole HTTP answer.
@@ -71,12 +126,14 @@ class Reply:
         body: All of it, decompressed.
         request_id: The service's own id for this exchange, else empty.
         retry_after: Seconds the service asks us to wait, where it says.
+        quota: What its headers say of what may be sent, where they do.
     """
 
     status: int
     body: bytes = field(repr=False)
     request_id: str = ""
     retry_after: float | None = None
+    quota: Quota | None = None
 
 
 @dataclass(frozen=True, slots=True)
