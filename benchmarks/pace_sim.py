@@ -5,7 +5,7 @@ Nothing here waits and nothing is random but with a fixed seed, so the same prog
 machine. `tests/test_pace.py` holds the figures that matter with the same services. It must never change the law it
 shows: `bulkissue.send.pace.Pace` is driven as it is, with another clock.
 
-    python benchmarks/pace_sim.py       # Markdown, as in benchmarks/README.md; three minutes
+    python benchmarks/pace_sim.py       # Markdown, as in benchmarks/README.md; half a minute
 """
 
 import asyncio
@@ -225,7 +225,7 @@ class _Plain:
 
     async def slot(self) -> None:
         async with self._turn:
-            while (wait := max(self._next, self._held_until) - self.time()) > 1e-6:
+            while (wait := max(self._next, self._held_until) - self.time()) > 1e-6:  # noqa: ASYNC110 - time leaps
                 await asyncio.sleep(wait)
             self._next = max(self._next, self.time() - 0.1) + SPREAD / self.pace
 
@@ -248,10 +248,10 @@ class FullPace(_Plain):
 
 
 class Aimd(_Plain):
-    """Additive increase, multiplicative decrease, per request: half of the pace for a refusal, 0.1 for an answer."""
+    """Additive increase, multiplicative decrease: half of the pace for a refusal, 1 % of the whole for each second."""
 
     def accepted(self, quota: Quota | None = None) -> None:
-        self.pace = min(self.most, self.pace + 0.1)
+        self.pace = min(self.most, self.pace + self.most * 0.01 * SPREAD / self.pace)
 
     def slow_down(self, now: float) -> None:
         self.pace = max(1.0, self.pace / 2)
@@ -285,7 +285,7 @@ def ours(allowance: float, loop: SimulatedTime) -> Pace:
 LAWS: dict[str, Callable[[float, SimulatedTime], Law]] = {
     "bulkissue": ours,
     "full pace after the hold": FullPace,
-    "AIMD per request": Aimd,
+    "AIMD": Aimd,
     "accepted of the last 60 s": LastMinute,
 }
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +15,8 @@ from pace_sim import (
     SimulatedTime,
     SlidingWindow,
     Sporadic,
+    Tell,
+    TokenBucket,
     a_second,
     nothing,
     ours,
@@ -22,7 +25,7 @@ from pace_sim import (
     simulate,
 )
 
-from bulkissue.exchange import Quota
+from bulkissue.exchange import PaceState, Quota
 from bulkissue.send.pace import CATCH_UP, SPREAD, Pace
 
 
@@ -317,6 +320,157 @@ def test_others_take_half(service, limit: int, tell: Callable[[float], float | N
     # Of a hundred requests a minute, four refusals are one every quarter of a minute, with the lanes that hear it.
     assert len(refused) < (0.02 if limit >= 600 else 0.04) * (len(between) + len(refused))
     assert len(after) >= 0.9 * 2 * limit
+
+
+TELLS = [(rounded_up, False), (a_second, False), (nothing, False), (nothing, True)]
+KINDS: list[Callable[[int], Service]] = [
+    FixedWindow,
+    SlidingWindow,
+    TokenBucket,
+    lambda limit: FixedWindow(limit // 60, 1.0),
+]
+
+
+@pytest.mark.parametrize(("tell", "headers"), TELLS, ids=["as it is", "a second", "nothing", "headers"])
+@pytest.mark.parametrize("kind", KINDS, ids=["minutes", "sliding", "bucket", "seconds"])
+def test_figures(kind: Callable[[int], Service], tell: Tell, headers: bool) -> None:
+    """
+    Where others take half, nine tenths of what is left are used and less than 2 % refused; two minutes after they
+    left, nine tenths of the whole are used; and no minute ever holds more than the allowance.
+    """
+    seen = send_for(14, Shared(kind(600), 300, [(60, 600)]), 600, tell=tell, headers=headers)
+    assert seen.used(120, 600) >= 0.9 * 300 * 8
+    assert seen.refusals(120, 600) < 0.02
+    assert seen.used(720, 840) >= 0.9 * 600 * 2
+    assert seen.most_in_a_minute() <= 600
+
+
+@pytest.mark.parametrize("seconds", [10.0, 60.0])
+@pytest.mark.parametrize("limit", [60, 240, 3000])
+def test_headers_of_a_window(limit: int, seconds: float) -> None:
+    """Where headers tell of a window that is smaller than the allowance, it is used up and next to nothing refused."""
+    service = FixedWindow(round(limit * seconds / 60), seconds)
+    seen = send_for(6, service, 2.5 * limit, headers=True)
+    assert seen.used(60, 360) >= 0.9 * 5 * limit
+    assert len(seen.refused) <= max(2, 0.005 * len(seen.taken))
+    assert send_for(6, FixedWindow(service.limit, seconds), 2.5 * limit).refusals(0, 360) > seen.refusals(0, 360)
+
+
+def test_headers_of_a_policy() -> None:
+    """Where nothing but a policy is told, the pace after the first refusal is that policy's."""
+
+    @dataclass
+    class Policy(SlidingWindow):
+        def quota(self, now: float) -> Quota:
+            return Quota(limit=self.limit, window=60.0)
+
+    seen = send_for(5, Policy(240), 600, headers=True, tell=rounded_up)
+    assert 200 < seen.law.requests_per_minute < 300
+    assert seen.refusals(0, 300) < 0.01
+    assert seen.used(60, 300) > 0.95 * 4 * 240
+
+
+LIES: dict[str, Callable[[float, int], Quota]] = {
+    "nothing left, always a minute": lambda now, count: Quota(600, 0, 60),
+    "nothing left in this minute": lambda now, count: Quota(600, 0, 60 - now % 60),
+    "one left in this minute": lambda now, count: Quota(600, 1, 60 - now % 60),
+    "nothing left for an hour": lambda now, count: Quota(600, 0, 3600 - now % 3600),
+    "nothing left for no time": lambda now, count: Quota(600, 0, 0),
+    "anything": lambda now, count: Quota(600, count * 7919 % 600, count * 104729 % 90),
+    "a policy of one a minute": lambda now, count: Quota(limit=1, window=60.0),
+    "a huge policy": lambda now, count: Quota(limit=1e12, remaining=1e12, resets_in=30, window=60.0),
+}
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
+def test_headers_that_lie(lie: Callable[[float, int], Quota]) -> None:
+    """Headers that do not agree with what is seen cost a few minutes of the pace at most, and never raise it."""
+
+    @dataclass
+    class Liar(SlidingWindow):
+        count: int = 0
+
+        def takes(self, now: float) -> float | None:
+            self.count += 1
+            return super().takes(now)
+
+        def quota(self, now: float) -> Quota:
+            return lie(now, self.count)
+
+    seen = send_for(15, Liar(600), 600, headers=True)
+    assert seen.used(240, 900) >= 0.9 * 600 * 11
+    assert seen.most_in_a_minute() <= 600
+    assert not seen.refused
+
+
+def test_a_wall_clock_that_jumps() -> None:
+    """However the clock on the wall jumps, nobody waits longer for a minute to begin than one lasts."""
+
+    async def main(loop: SimulatedTime) -> None:
+        pace = new_pace(loop, 600, minute_began=1e9)
+        for jump in (0.0, -86_400.0, 86_400.0 * 400, -1e9, 0.0):
+            loop.ahead += jump
+            await pace.slot()
+            await asyncio.sleep(0.01)
+            pace.accepted()
+            with pace._allowance.held(loop.time()) as known:
+                known.minutes = 100.0
+            assert 0 < pace.refused(wait=None) <= 60.5
+            state = pace.state()
+            assert state.until is not None
+            assert state.until / 1000 - loop.wall() <= 60.6
+
+    simulate(main)
+
+
+def test_state() -> None:
+    """The pace says what it is, why it is lower, and until when: held, on its way back, after trouble, by headers."""
+
+    async def main(loop: SimulatedTime) -> None:
+        pace = new_pace(loop, 600)
+        await pace.slot()
+        pace.accepted()
+        assert pace.state() == PaceState(600, 600)
+        pace.refused(wait=30.0)
+        held = pace.state()
+        assert (held.per_minute, held.why) == (0, "429")
+        assert held.until == pytest.approx(1000 * (loop.wall() + 30), abs=2)
+        await pace.slot()
+        await asyncio.sleep(0.01)
+        pace.accepted()
+        climbing = pace.state()
+        assert 250 <= climbing.per_minute < 600
+        assert (climbing.allowed, climbing.why) == (600, "429")
+        assert climbing.until is not None
+        await asyncio.sleep(climbing.until / 1000 - loop.wall() - 1)
+        assert 580 < pace.state().per_minute < 600
+        await asyncio.sleep(2)
+        assert pace.state() == PaceState(600, 600)
+        pace.troubled()
+        assert (pace.state().per_minute, pace.state().why) == (0, "trouble")
+        await pace.slot()
+        assert pace.state().per_minute == pytest.approx(540, abs=10)
+        assert pace.state().why == "trouble"
+        await asyncio.sleep(300)
+        for left in range(100, 90, -1):
+            pace.accepted(Quota(600, left, 60 - loop.time() % 60))
+            await asyncio.sleep(0.6)
+        assert (pace.state().per_minute < 300, pace.state().why) == (True, "quota")
+
+    simulate(main)
+
+
+def test_words() -> None:
+    """In words: the pace, the allowance, the moment by the clock on the wall, and the cause."""
+    noon = datetime(2026, 11, 27, 12, 4, 31).astimezone()
+    until = round(1000 * noon.timestamp())
+    assert PaceState(600, 600).words() == "600 requests a minute, the whole allowance"
+    assert PaceState(0, 6000, "429", until).words() == (
+        "held until 12:04:31, 0 of 6,000 requests a minute: the service refused requests as too many (429)"
+    )
+    assert PaceState(2400, 6000, "quota", until).words() == (
+        "2,400 of 6,000 requests a minute until 12:04:31: the service's headers say that no more is left"
+    )
 
 
 def test_never_under_one() -> None:

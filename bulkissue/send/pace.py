@@ -31,7 +31,7 @@ _LONG_WAIT = 5.0
 #: what the service took of a run that is young, or that others have just joined, says little.
 _STEP, _UNDER = 0.02, 0.95
 #: The step doubles where so few requests were taken since the last refusal, up to the second.
-_FEW, _LARGEST_STEP = 10, 0.2
+_FEW, _LARGEST_STEP = 4, 0.2
 _LEAST, _LEAST_OF_A_YOUNG_RUN = 0.2, 0.5
 #: Seconds from the level that was refused until the pace is half as much again.
 _CLIMB = 70.0

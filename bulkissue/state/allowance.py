@@ -151,13 +151,14 @@ class SharedAllowance:
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(_File).decode
         self._known: Learnt | None = None
+        self._written = True
 
     @contextmanager
     def held(self, now: float) -> Iterator[Learnt]:
-        """As `Allowance`. Where the file cannot be had, what this process knew last is changed instead."""
+        """As `Allowance`. Where the file cannot be had or written, what this process knew last is changed instead."""
         handle = self._locked()
         try:
-            learnt = self._read(handle, now) if handle is not None else self._known
+            learnt = self._read(handle, now) if handle is not None and self._written else self._known
             if learnt is None:
                 learnt = Learnt(now, now)
             try:
@@ -165,7 +166,7 @@ class SharedAllowance:
             finally:
                 self._known = learnt
                 if handle is not None:
-                    self._write(handle, learnt)
+                    self._written = self._write(handle, learnt)
         finally:
             if handle is not None:
                 os.close(handle)
@@ -190,15 +191,19 @@ class SharedAllowance:
         except msgspec.DecodeError:
             return None
         learnt = found.learnt
-        ahead = max(learnt.next, learnt.held_until, learnt.began, learnt.climbing_since, learnt.window.ends)
-        sound = ahead < now + _FURTHEST and (learnt.level is None or learnt.level > 0 < learnt.stretch)
+        moments = (learnt.next, learnt.held_until, learnt.began, learnt.climbing_since, learnt.window.ends)
+        sound = all(moment < now + _FURTHEST for moment in moments)
+        sound = sound and (learnt.level is None or learnt.level > 0 < learnt.stretch)
         return learnt if sound and (found.format, found.boot) == (_FORMAT, self._boot) else None
 
-    def _write(self, handle: int, learnt: Learnt) -> None:
+    def _write(self, handle: int, learnt: Learnt) -> bool:
         content = self._encode(_File(_FORMAT, self._boot, learnt))
-        with suppress(OSError):  # a full disk stops a run where it would lose something, and not here
-            os.pwrite(handle, content, 0)
+        try:
+            whole = os.pwrite(handle, content, 0) == len(content)
             os.ftruncate(handle, len(content))
+        except OSError:  # a full disk stops a run where it would lose something, and not here
+            return False
+        return whole
 
 
 def allowance_of(state_dir: Path, service: str, name: str) -> SharedAllowance:
