@@ -86,6 +86,7 @@ WHY_SLOWED = {
     "trouble": "answers that prove nothing (5xx, broken connections)",
     "quota": "the service's headers say that no more is left",
 }
+_BY = {"429": "a 429", "trouble": "a 5xx or a lost answer", "quota": "the service's headers"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +107,13 @@ class PaceState:
     until: int | None = None
 
     def words(self) -> str:
-        """The same as a sentence would have it, in local time."""
-        whole = f"{self.allowed:,.0f} requests a minute"
+        """The same, short, in local time: "588 of 600/min, slowed by a 429, until 12:04:31"."""
         if not self.why or self.until is None:
-            return f"{whole}, the whole allowance"
+            return f"{self.allowed:,.0f}/min"
         clock = datetime.fromtimestamp(self.until / 1000).astimezone().strftime("%H:%M:%S")
         if self.per_minute == 0:
-            return f"held until {clock}, 0 of {whole}: {WHY_SLOWED[self.why]}"
-        return f"{self.per_minute:,.0f} of {whole} until {clock}: {WHY_SLOWED[self.why]}"
+            return f"held by {_BY[self.why]} until {clock}"
+        return f"{self.per_minute:,.0f} of {self.allowed:,.0f}/min, slowed by {_BY[self.why]}, until {clock}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -461,16 +461,16 @@ def test_state() -> None:
 
 
 def test_words() -> None:
-    """In words: the pace, the allowance, the moment by the clock on the wall, and the cause."""
+    """In words: the pace, the allowance, the cause, and the moment by the clock on the wall."""
     noon = datetime(2026, 11, 27, 12, 4, 31).astimezone()
     until = round(1000 * noon.timestamp())
-    assert PaceState(600, 600).words() == "600 requests a minute, the whole allowance"
-    assert PaceState(0, 6000, "429", until).words() == (
-        "held until 12:04:31, 0 of 6,000 requests a minute: the service refused requests as too many (429)"
-    )
+    assert PaceState(6000, 6000).words() == "6,000/min"
+    assert PaceState(0, 6000, "429", until).words() == "held by a 429 until 12:04:31"
+    assert PaceState(2400, 6000, "429", until).words() == "2,400 of 6,000/min, slowed by a 429, until 12:04:31"
     assert PaceState(2400, 6000, "quota", until).words() == (
-        "2,400 of 6,000 requests a minute until 12:04:31: the service's headers say that no more is left"
+        "2,400 of 6,000/min, slowed by the service's headers, until 12:04:31"
     )
+    assert PaceState(0, 6000, "trouble", until).words() == "held by a 5xx or a lost answer until 12:04:31"
 
 
 def test_never_under_one() -> None:

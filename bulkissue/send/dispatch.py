@@ -309,8 +309,9 @@ class Dispatch:
         now = time.monotonic()
         if now < self._pace_due:
             return
-        self._pace_due = now + PACE_SECONDS
         state = self._guards.counters.pace = self._pace.state()
+        hold = (state.until or 0) / 1000 - time.time() if state.per_minute == 0 else PACE_SECONDS
+        self._pace_due = now + min(PACE_SECONDS, max(0.0, hold))
         if self._pace_noted is None or _differs(state, self._pace_noted):
             self._pace_noted = state
             self._writer.put(Event(PACE_CHANGED, _now(), asdict(state)))
