@@ -5,6 +5,7 @@ Plain values only: nothing here does I/O or knows a library.
 """
 
 from dataclasses import dataclass, field
+from datetime import datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,60 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class Quota:
+    """
+    What an answer says of the service's own count of requests; what it does not say is None.
+
+    Attributes:
+        limit: Requests of a whole window.
+        remaining: Requests that are left of it.
+        resets_in: Seconds until it begins anew.
+        window: Seconds it lasts.
+    """
+
+    limit: float | None = None
+    remaining: float | None = None
+    resets_in: float | None = None
+    window: float | None = None
+
+
+#: The causes of a pace that is lower than it may be.
+WHY_SLOWED = {
+    "429": "the service refused requests as too many (429)",
+    "trouble": "answers that prove nothing (5xx, broken connections)",
+    "quota": "the service's headers say that no more is left",
+}
+_BY = {"429": "a 429", "trouble": "a 5xx or a lost answer", "quota": "the service's headers"}
+
+
+@dataclass(frozen=True, slots=True)
+class PaceState:
+    """
+    What the pace is, why it is lower than it may be, and until when.
+
+    Attributes:
+        per_minute: Requests; 0 while nothing may leave.
+        allowed: Requests that the job may send per minute.
+        why: A key of `WHY_SLOWED`; empty where the pace is the whole.
+        until: Epoch milliseconds: when a hold ends, or the pace is the whole again if nothing more comes.
+    """
+
+    per_minute: float
+    allowed: float
+    why: str = ""
+    until: int | None = None
+
+    def words(self) -> str:
+        """The same, short, in local time: "588 of 600/min, slowed by a 429, until 12:04:31"."""
+        if not self.why or self.until is None:
+            return f"{self.allowed:,.0f}/min"
+        clock = datetime.fromtimestamp(self.until / 1000).astimezone().strftime("%H:%M:%S")
+        if self.per_minute == 0:
+            return f"held by {_BY[self.why]} until {clock}"
+        return f"{self.per_minute:,.0f} of {self.allowed:,.0f}/min, slowed by {_BY[self.why]}, until {clock}"
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """
     A whole HTTP answer.
@@ -71,12 +126,14 @@ class Reply:
         body: All of it, decompressed.
         request_id: The service's own id for this exchange, else empty.
         retry_after: Seconds the service asks us to wait, where it says.
+        quota: What its headers say of what may be sent, where they do.
     """
 
     status: int
     body: bytes = field(repr=False)
     request_id: str = ""
     retry_after: float | None = None
+    quota: Quota | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,18 +8,19 @@ import subprocess
 import sys
 import time
 from collections import deque
+from pathlib import Path
 
 import pytest
 from conftest import ENVIRON
 from scene import MOBILES, Scene
 
-from bulkissue.send.pace import Pace
+from bulkissue.send.pace import SPREAD, Pace
 from bulkissue.state.allowance import Learnt, SharedAllowance
 
 SENDER = """
 import asyncio, sys, time
 from pathlib import Path
-from bulkissue.send.pace import Pace
+from bulkissue.send.pace import SPREAD, Pace
 from bulkissue.state.allowance import SharedAllowance
 
 async def main(path, rate, seconds):
@@ -128,6 +129,88 @@ def test_a_lock_that_does_not_come(tmp_path):
     os.close(handle)
     with SharedAllowance(tmp_path / "nowhere" / "key").held(5.0) as known:
         assert known.next == 5.0
+
+
+DIES = """
+import os, signal, sys
+from pathlib import Path
+from bulkissue.state.allowance import SharedAllowance
+
+with SharedAllowance(Path(sys.argv[1])).held(5.0) as known:
+    known.next = 9.0
+with SharedAllowance(Path(sys.argv[1])).held(5.0) as known:
+    known.next = 7.0
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_killed_with_the_lock(tmp_path):
+    """What was killed while it held the lock holds up nobody, and leaves what stood there before."""
+    ended = subprocess.run([sys.executable, "-c", DIES, tmp_path / "key"], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    began = time.monotonic()
+    shared = SharedAllowance(tmp_path / "key")
+    with shared.held(5.0) as known:
+        assert known.next == 9.0
+    assert shared._locked() is not None
+    assert time.monotonic() - began < 0.03  # it is not waited for
+
+
+def paced_by(path: Path) -> None:
+    """Five requests through an allowance at that path take the time they must, and a hold holds."""
+    clock = [1000.0]
+    pace = Pace(60, clock=lambda: clock[0], sleep=asyncio.sleep, wall=time.time, allowance=SharedAllowance(path))
+    for _ in range(5):
+        while wait := pace._take_slot():
+            clock[0] += wait
+        pace.accepted()
+    assert clock[0] - 1000 == pytest.approx(4 * SPREAD / 60)
+    pace.refused(wait=30.0)
+    assert pace._take_slot() == pytest.approx(30)
+
+
+def test_a_disk_that_is_full():
+    """Where nothing can be written, a process keeps its pace by what it knows itself."""
+    paced_by(Path("/dev/full"))
+
+
+def test_a_disk_that_is_read_only(tmp_path):
+    """So it does where the file cannot be opened for writing, and where a folder is in its place."""
+    paced_by(tmp_path)
+    (tmp_path / "key").touch(0o400)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        with pytest.raises(PermissionError):
+            (tmp_path / "key").open("r+b")
+        paced_by(tmp_path / "key")
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+def test_another_boot(tmp_path):
+    """After a boot the clock has begun anew, and what the file says of moments means nothing."""
+    before = SharedAllowance(tmp_path / "key")
+    before._boot = "another"
+    with before.held(5.0) as known:
+        known.next = 50.0
+    with SharedAllowance(tmp_path / "key").held(5.0) as known:
+        assert known == Learnt(5.0, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("level", 0.0), ("level", -5.0), ("stretch", 0.0), ("climbing_since", 1e9), ("began", float("nan"))],
+)
+def test_values_that_cannot_be(tmp_path, name, value):
+    """A file that can be read and makes no sense is begun anew, too."""
+    with SharedAllowance(tmp_path / "key").held(5.0) as known:
+        known.level = 50.0
+        setattr(known, name, value)
+    with SharedAllowance(tmp_path / "key").held(5.0) as known:
+        assert known == Learnt(5.0, 5.0)
 
 
 def test_two_runs_at_once(tmp_path, serve, write_input, write_job):

@@ -1,133 +1,37 @@
 """The pace, against services that count, in simulated time."""
 
 import asyncio
-import math
-import selectors
-from collections import deque
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
 from itertools import pairwise
-from random import Random
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
+from pace_sim import (
+    FixedWindow,
+    Service,
+    Shared,
+    SimulatedTime,
+    SlidingWindow,
+    Sporadic,
+    Tell,
+    TokenBucket,
+    a_second,
+    nothing,
+    ours,
+    rounded_up,
+    send_for,
+    simulate,
+)
 
+from bulkissue.exchange import PaceState, Quota
 from bulkissue.send.pace import CATCH_UP, SPREAD, Pace
 
 
-class Leap(selectors.SelectSelector):
-    """Puts the clock forward instead of waiting."""
-
-    now = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        self.now += timeout or 0.0
-        return super().select(0)
-
-
-class SimulatedTime(asyncio.SelectorEventLoop):
-    def __init__(self) -> None:
-        self.leap = Leap()
-        super().__init__(self.leap)
-
-    def time(self) -> float:
-        return self.leap.now
-
-
-def simulate(main: Callable[[SimulatedTime], Coroutine[Any, Any, Any]]) -> Any:
-    loop = SimulatedTime()
-    try:
-        return loop.run_until_complete(main(loop))
-    finally:
-        loop.close()
-
-
 def new_pace(loop: SimulatedTime, requests_per_minute: int, *, minute_began: float = 0.0) -> Pace:
-    return Pace(requests_per_minute, clock=loop.time, sleep=asyncio.sleep, wall=lambda: loop.time() + minute_began)
-
-
-class Service(Protocol):
-    def takes(self, now: float) -> float | None:
-        """None, or seconds until it takes another request."""
-
-
-@dataclass
-class SlidingMinute:
-    """Counts the last sixty seconds."""
-
-    limit: int
-    taken: deque[float] = field(default_factory=deque)
-
-    def takes(self, now: float) -> float | None:
-        while self.taken and self.taken[0] <= now - 60:
-            self.taken.popleft()
-        if len(self.taken) >= self.limit:
-            return self.taken[0] + 60 - now
-        self.taken.append(now)
-        return None
-
-
-@dataclass
-class WholeMinutes:
-    """Counts from each full minute."""
-
-    limit: int
-    minute: float = -1
-    taken: int = 0
-
-    def takes(self, now: float) -> float | None:
-        if now // 60 != self.minute:
-            self.minute, self.taken = now // 60, 0
-        if self.taken >= self.limit:
-            return 60 - now % 60
-        self.taken += 1
-        return None
-
-
-@dataclass
-class Seen:
-    """When the service took and refused requests, and the pace at the end."""
-
-    pace: Pace
-    taken: list[float]
-    refused: list[float]
-
-
-def send_for(
-    minutes: float,
-    service: Service,
-    requests_per_minute: int,
-    *,
-    lanes: int = 8,
-    latency: float = 0.05,
-    tell: Callable[[float], float | None] = lambda _: None,
-    start: float = 0.0,
-) -> Seen:
-    """Send from all lanes for so long; the service's minutes began `start` seconds before."""
-    rng = Random(1)
-
-    async def main(loop: SimulatedTime) -> Seen:
-        seen = Seen(new_pace(loop, requests_per_minute, minute_began=start), [], [])
-
-        async def lane() -> None:
-            while True:
-                await seen.pace.slot()
-                if loop.time() >= 60 * minutes:
-                    return
-                await asyncio.sleep(latency * rng.random())
-                wait = service.takes(loop.time() + start)
-                (seen.taken if wait is None else seen.refused).append(loop.time())
-                await asyncio.sleep(latency * rng.random())
-                if wait is None:
-                    seen.pace.accepted()
-                else:
-                    seen.pace.refused(wait=tell(wait))
-
-        await asyncio.gather(*[lane() for _ in range(lanes)])
-        return seen
-
-    seen: Seen = simulate(main)
-    return seen
+    loop.ahead = minute_began
+    return ours(requests_per_minute, loop)
 
 
 def later_than(moments: list[float], moment: float) -> int:
@@ -138,7 +42,7 @@ def later_than(moments: list[float], moment: float) -> int:
 def test_allowance(requests_per_minute: int) -> None:
     """A service that counts sliding minutes, 0.2 s away, takes everything, and 99 % of the allowance is used."""
     minutes = 20 if requests_per_minute < 10 else 3
-    seen = send_for(minutes, SlidingMinute(requests_per_minute), requests_per_minute, lanes=40, latency=0.2)
+    seen = send_for(minutes, SlidingWindow(requests_per_minute), requests_per_minute, lanes=40, latency=0.2)
     assert not seen.refused
     used = later_than(seen.taken, 60) / (requests_per_minute * (minutes - 1))
     assert used >= 0.99 or requests_per_minute * (minutes - 1) - later_than(seen.taken, 60) <= 1
@@ -146,7 +50,7 @@ def test_allowance(requests_per_minute: int) -> None:
 
 def test_evenly() -> None:
     """Requests are spread over the minute, not sent at its beginning."""
-    taken = send_for(2, SlidingMinute(100), 100, latency=0.0).taken
+    taken = send_for(2, SlidingWindow(100), 100, latency=0.0).taken
     assert all(later - earlier == pytest.approx(SPREAD / 100) for earlier, later in pairwise(taken))
 
 
@@ -349,27 +253,15 @@ def test_refused_at_once() -> None:
 @pytest.mark.parametrize("left", [3, 20, 48])
 def test_others_had_the_minute(left: int) -> None:
     """Where others left next to nothing of the minute a run began in, it is at its allowance soon after."""
-    seen = send_for(8, WholeMinutes(1000, minute=0, taken=1000 - left), 1000)
-    assert seen.pace.requests_per_minute == 1000
+    seen = send_for(8, FixedWindow(1000, window=0, taken=1000 - left), 1000)
+    assert seen.law.requests_per_minute == 1000
     assert len(seen.refused) <= 20
     assert len(seen.taken) > 8 * 1000 * 0.5
 
 
-def rounded_up(wait: float) -> float:
-    return float(math.ceil(wait))
-
-
-def nothing(wait: float) -> None:
-    return None
-
-
-def a_second(wait: float) -> float:
-    return 1.0
-
-
 @pytest.mark.parametrize("start", [0.0, 31.0, 58.0])
 @pytest.mark.parametrize("tell", [rounded_up, nothing, a_second])
-@pytest.mark.parametrize(("service", "limit"), [(SlidingMinute, 100), (SlidingMinute, 600), (WholeMinutes, 300)])
+@pytest.mark.parametrize(("service", "limit"), [(SlidingWindow, 100), (SlidingWindow, 600), (FixedWindow, 300)])
 def test_undisclosed_limit(
     service: Callable[[int], Service], limit: int, tell: Callable[[float], float | None], start: float
 ) -> None:
@@ -385,39 +277,25 @@ def test_limit_that_goes_away() -> None:
 
     @dataclass
     class Lifted:
-        counts: SlidingMinute
+        counts: SlidingWindow
 
         def takes(self, now: float) -> float | None:
             return self.counts.takes(now) if now < 300 else None
 
-    assert send_for(5, Lifted(SlidingMinute(40)), 100).pace.requests_per_minute < 50
-    assert send_for(13, Lifted(SlidingMinute(40)), 100).pace.requests_per_minute == 100
+        def quota(self, now: float) -> Quota:
+            return Quota()
+
+    assert send_for(5, Lifted(SlidingWindow(40)), 100).law.requests_per_minute < 50
+    assert send_for(13, Lifted(SlidingWindow(40)), 100).law.requests_per_minute == 100
 
 
 @pytest.mark.parametrize("tell", [rounded_up, nothing, a_second])
 @pytest.mark.parametrize("limit", [20, 60, 300])
 def test_limit_that_stays(limit: int, tell: Callable[[float], float | None]) -> None:
     """Under a limit that stays for hours, 95 % of it is used and few requests are refused."""
-    seen = send_for(240, SlidingMinute(limit), limit * 3 // 2, lanes=2, tell=tell)
+    seen = send_for(240, SlidingWindow(limit), limit * 3 // 2, lanes=2, tell=tell)
     assert len(seen.refused) < (0.05 if limit < 60 else 0.02) * len(seen.taken)
     assert len(seen.taken) > 0.95 * 240 * limit
-
-
-@dataclass
-class Sporadic:
-    """Refuses every thirtieth request, whatever the pace, and takes no other for a second."""
-
-    count: int = 0
-    until: float = 0.0
-
-    def takes(self, now: float) -> float | None:
-        if now < self.until:
-            return self.until - now
-        self.count += 1
-        if self.count % 30:
-            return None
-        self.until = now + 1
-        return 1.0
 
 
 def test_sporadic_refusals() -> None:
@@ -426,31 +304,15 @@ def test_sporadic_refusals() -> None:
     assert seen.taken[599] <= 1.1 * (600 / 6000 * 60 + 600 // 29)
 
 
-@dataclass
-class Shared:
-    """A limit of which others take half, evenly, from a minute on until they leave."""
-
-    counts: Service
-    limit: int
-    until: float = math.inf
-    others: float = 60.0
-
-    def takes(self, now: float) -> float | None:
-        while self.others <= min(now, self.until):
-            self.counts.takes(self.others)
-            self.others += 120 / self.limit
-        return self.counts.takes(now)
-
-
 @pytest.mark.parametrize("tell", [rounded_up, nothing, a_second])
-@pytest.mark.parametrize("service", [SlidingMinute, WholeMinutes])
+@pytest.mark.parametrize("service", [SlidingWindow, FixedWindow])
 @pytest.mark.parametrize("limit", [200, 600, 6000])
 def test_others_take_half(service, limit: int, tell: Callable[[float], float | None]) -> None:
     """
     Where others take half, 90 % of what is left is used and few requests are refused; two minutes after they left,
     90 % of the whole is.
     """
-    seen = send_for(34, Shared(service(limit), limit, until=1800), limit, tell=tell)
+    seen = send_for(34, Shared(service(limit), limit / 2, [(60, 1800)]), limit, tell=tell)
     between = [one for one in seen.taken if 300 < one <= 1800]
     refused = [one for one in seen.refused if 300 < one <= 1800]
     after = [one for one in seen.taken if 1920 < one <= 2040]
@@ -460,8 +322,159 @@ def test_others_take_half(service, limit: int, tell: Callable[[float], float | N
     assert len(after) >= 0.9 * 2 * limit
 
 
+TELLS = [(rounded_up, False), (a_second, False), (nothing, False), (nothing, True)]
+KINDS: list[Callable[[int], Service]] = [
+    FixedWindow,
+    SlidingWindow,
+    TokenBucket,
+    lambda limit: FixedWindow(limit // 60, 1.0),
+]
+
+
+@pytest.mark.parametrize(("tell", "headers"), TELLS, ids=["as it is", "a second", "nothing", "headers"])
+@pytest.mark.parametrize("kind", KINDS, ids=["minutes", "sliding", "bucket", "seconds"])
+def test_figures(kind: Callable[[int], Service], tell: Tell, headers: bool) -> None:
+    """
+    Where others take half, nine tenths of what is left are used and less than 2 % refused; two minutes after they
+    left, nine tenths of the whole are used; and no minute ever holds more than the allowance.
+    """
+    seen = send_for(14, Shared(kind(600), 300, [(60, 600)]), 600, tell=tell, headers=headers)
+    assert seen.used(120, 600) >= 0.9 * 300 * 8
+    assert seen.refusals(120, 600) < 0.02
+    assert seen.used(720, 840) >= 0.9 * 600 * 2
+    assert seen.most_in_a_minute() <= 600
+
+
+@pytest.mark.parametrize("seconds", [10.0, 60.0])
+@pytest.mark.parametrize("limit", [60, 240, 3000])
+def test_headers_of_a_window(limit: int, seconds: float) -> None:
+    """Where headers tell of a window that is smaller than the allowance, it is used up and next to nothing refused."""
+    service = FixedWindow(round(limit * seconds / 60), seconds)
+    seen = send_for(6, service, 2.5 * limit, headers=True)
+    assert seen.used(60, 360) >= 0.9 * 5 * limit
+    assert len(seen.refused) <= max(2, 0.005 * len(seen.taken))
+    assert send_for(6, FixedWindow(service.limit, seconds), 2.5 * limit).refusals(0, 360) > seen.refusals(0, 360)
+
+
+def test_headers_of_a_policy() -> None:
+    """Where nothing but a policy is told, the pace after the first refusal is that policy's."""
+
+    @dataclass
+    class Policy(SlidingWindow):
+        def quota(self, now: float) -> Quota:
+            return Quota(limit=self.limit, window=60.0)
+
+    seen = send_for(5, Policy(240), 600, headers=True, tell=rounded_up)
+    assert 200 < seen.law.requests_per_minute < 300
+    assert seen.refusals(0, 300) < 0.01
+    assert seen.used(60, 300) > 0.95 * 4 * 240
+
+
+LIES: dict[str, Callable[[float, int], Quota]] = {
+    "nothing left, always a minute": lambda now, count: Quota(600, 0, 60),
+    "nothing left in this minute": lambda now, count: Quota(600, 0, 60 - now % 60),
+    "one left in this minute": lambda now, count: Quota(600, 1, 60 - now % 60),
+    "nothing left for an hour": lambda now, count: Quota(600, 0, 3600 - now % 3600),
+    "nothing left for no time": lambda now, count: Quota(600, 0, 0),
+    "anything": lambda now, count: Quota(600, count * 7919 % 600, count * 104729 % 90),
+    "a policy of one a minute": lambda now, count: Quota(limit=1, window=60.0),
+    "a huge policy": lambda now, count: Quota(limit=1e12, remaining=1e12, resets_in=30, window=60.0),
+}
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
+def test_headers_that_lie(lie: Callable[[float, int], Quota]) -> None:
+    """Headers that do not agree with what is seen cost a few minutes of the pace at most, and never raise it."""
+
+    @dataclass
+    class Liar(SlidingWindow):
+        count: int = 0
+
+        def takes(self, now: float) -> float | None:
+            self.count += 1
+            return super().takes(now)
+
+        def quota(self, now: float) -> Quota:
+            return lie(now, self.count)
+
+    seen = send_for(15, Liar(600), 600, headers=True)
+    assert seen.used(240, 900) >= 0.9 * 600 * 11
+    assert seen.most_in_a_minute() <= 600
+    assert not seen.refused
+
+
+def test_a_wall_clock_that_jumps() -> None:
+    """However the clock on the wall jumps, nobody waits longer for a minute to begin than one lasts."""
+
+    async def main(loop: SimulatedTime) -> None:
+        pace = new_pace(loop, 600, minute_began=1e9)
+        for jump in (0.0, -86_400.0, 86_400.0 * 400, -1e9, 0.0):
+            loop.ahead += jump
+            await pace.slot()
+            await asyncio.sleep(0.01)
+            pace.accepted()
+            with pace._allowance.held(loop.time()) as known:
+                known.minutes = 100.0
+            assert 0 < pace.refused(wait=None) <= 60.5
+            state = pace.state()
+            assert state.until is not None
+            assert state.until / 1000 - loop.wall() <= 60.6
+
+    simulate(main)
+
+
+def test_state() -> None:
+    """The pace says what it is, why it is lower, and until when: held, on its way back, after trouble, by headers."""
+
+    async def main(loop: SimulatedTime) -> None:
+        pace = new_pace(loop, 600)
+        await pace.slot()
+        pace.accepted()
+        assert pace.state() == PaceState(600, 600)
+        pace.refused(wait=30.0)
+        held = pace.state()
+        assert (held.per_minute, held.why) == (0, "429")
+        assert held.until == pytest.approx(1000 * (loop.wall() + 30), abs=2)
+        await pace.slot()
+        await asyncio.sleep(0.01)
+        pace.accepted()
+        climbing = pace.state()
+        assert 250 <= climbing.per_minute < 600
+        assert (climbing.allowed, climbing.why) == (600, "429")
+        assert climbing.until is not None
+        await asyncio.sleep(climbing.until / 1000 - loop.wall() - 1)
+        assert 580 < pace.state().per_minute < 600
+        await asyncio.sleep(2)
+        assert pace.state() == PaceState(600, 600)
+        pace.troubled()
+        assert (pace.state().per_minute, pace.state().why) == (0, "trouble")
+        await pace.slot()
+        assert pace.state().per_minute == pytest.approx(540, abs=10)
+        assert pace.state().why == "trouble"
+        await asyncio.sleep(300)
+        for left in range(100, 90, -1):
+            pace.accepted(Quota(600, left, 60 - loop.time() % 60))
+            await asyncio.sleep(0.6)
+        assert (pace.state().per_minute < 300, pace.state().why) == (True, "quota")
+
+    simulate(main)
+
+
+def test_words() -> None:
+    """In words: the pace, the allowance, the cause, and the moment by the clock on the wall."""
+    noon = datetime(2026, 11, 27, 12, 4, 31).astimezone()
+    until = round(1000 * noon.timestamp())
+    assert PaceState(6000, 6000).words() == "6,000/min"
+    assert PaceState(0, 6000, "429", until).words() == "held by a 429 until 12:04:31"
+    assert PaceState(2400, 6000, "429", until).words() == "2,400 of 6,000/min, slowed by a 429, until 12:04:31"
+    assert PaceState(2400, 6000, "quota", until).words() == (
+        "2,400 of 6,000/min, slowed by the service's headers, until 12:04:31"
+    )
+    assert PaceState(0, 6000, "trouble", until).words() == "held by a 5xx or a lost answer until 12:04:31"
+
+
 def test_never_under_one() -> None:
     """However often it is refused, at least one request per minute leaves."""
-    seen = send_for(20, SlidingMinute(1), 5, lanes=2)
-    assert seen.pace.requests_per_minute >= 1
+    seen = send_for(20, SlidingWindow(1), 5, lanes=2)
+    assert seen.law.requests_per_minute >= 1
     assert len(seen.taken) >= 12

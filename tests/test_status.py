@@ -2,7 +2,9 @@
 
 import json
 import signal
+import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,39 @@ def test_waits(scene):
     assert scene.run().code == 0
     told = status(scene)
     assert (told["waits"], told["waited_seconds"], told["attempts"], told["requests"]) == (1, 1.0, 21, 20)
+
+
+def test_the_pace(scene):
+    """While a run is held, status says so, why, and until when; also to a person. Before and after, what it is."""
+    scene.service.order(Fault(kind="status", status=429, retry_after=3, nth=(3,)))
+    started = scene.start("run", "job.toml", "--yes", "--json")
+    wait_until(lambda: scene.writes() >= 3)
+    wait_until(lambda: (status(scene)["pace"] or {"why": ""})["why"])
+    held, shown = status(scene)["pace"], scene.do("status", "latest").out
+    assert (held["per_minute"], held["allowed"], held["why"]) == (0, 600_000, "429")
+    assert 0 < held["until"] / 1000 - time.time() < 3.1
+    clock = datetime.fromtimestamp(held["until"] / 1000).astimezone().strftime("%H:%M:%S")
+    assert held["words"] == f"held by a 429 until {clock}"
+    assert held["words"] in " ".join(shown.split())
+    assert started.wait().code == 0
+    assert status(scene)["pace"] is None
+    page = (scene.run_dir() / "report.html").read_text(encoding="utf-8")
+    assert "the pace was lower than the job allows" in page
+    assert "the service refused requests as too many (429)" in page
+
+
+def test_the_pace_of_a_run_that_nobody_slows(scene):
+    """It is the whole allowance, and the report does not speak of it."""
+    started = scene.start("run", "job.toml", "--yes", "--json")
+    wait_until(lambda: scene.writes() >= 1)
+    pace = None
+    while pace is None:
+        assert started.alive
+        pace = status(scene)["pace"]
+    assert started.wait().code == 0
+    words = "600,000/min"
+    assert pace == {"per_minute": 600_000, "allowed": 600_000, "why": "", "until": None, "words": words}
+    assert "the pace was lower" not in (scene.run_dir() / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_run_that_was_killed(scene):

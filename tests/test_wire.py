@@ -24,7 +24,7 @@ import pytest
 
 from bulkissue import __version__
 from bulkissue.errors import SettingsRefused
-from bulkissue.exchange import MaybeSent, NotSent, Reply, Request, Sending
+from bulkissue.exchange import MaybeSent, NotSent, Quota, Reply, Request, Sending
 from bulkissue.http import client
 from bulkissue.http.client import Lane
 
@@ -1170,6 +1170,7 @@ NOW = 1_800_000_000
         (("Retry-After: soon",), None),
         (("Retry-After: inf",), None),
         (("Retry-After: " + "9" * 400,), None),
+        (("Retry-After: 999999999",), None),
         ((f"Retry-After: {formatdate(NOW + 30, usegmt=True)}", f"Date: {formatdate(NOW, usegmt=True)}"), 30.0),
         ((f"Retry-After: {formatdate(NOW - 30, usegmt=True)}", f"Date: {formatdate(NOW, usegmt=True)}"), 0.0),
         (("Retry-After: Fri, 31 Feb 2026 99:99:99 GMT",), None),
@@ -1179,6 +1180,21 @@ def test_retry_after(headers: tuple[str, ...], seconds: float | None) -> None:
     """`Retry-After` is told in seconds, by the service's own clock, never negative; nonsense is not told."""
     with Service(says(answer(b"{}", *headers, status="429 Slow down"))).serving() as service:
         assert send(new_lane(service.url)) == Reply(429, b"{}", retry_after=seconds)
+
+
+@pytest.mark.parametrize(
+    ("headers", "quota"),
+    [
+        (("X-RateLimit-Remaining: 7", "x-ratelimit-LIMIT: 100", "X-Ratelimit-Reset: 30"), Quota(100, 7, 30)),
+        (('RateLimit: "default";r=7;t=30', "Retry-After: 5"), Quota(None, 7, 30)),
+        (("RateLimit-Remaining: many", "RateLimit-Reset: -1"), None),
+        (("Retry-After: 5",), None),
+    ],
+)
+def test_quota(headers: tuple[str, ...], quota: Quota | None) -> None:
+    """What headers say of what is left is told of every answer, however they are written; nonsense is not told."""
+    with Service(says(answer(b"{}", *headers))).serving() as service:
+        assert send(new_lane(service.url)) == Reply(200, b"{}", quota=quota)
 
 
 def test_retry_after_without_a_date() -> None:

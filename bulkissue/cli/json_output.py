@@ -4,6 +4,7 @@ The JSON documents of `--json`: a public contract, one document for each command
 Light on imports, so that even a program that cannot start can say so in JSON. No identifier may stand in it.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -177,6 +178,7 @@ def of_status(folder: Path, found: "Status") -> dict[str, Any]:
         "waited_seconds": found.waited_seconds,
         "rows_per_minute": found.rows_per_minute,
         "seconds_left": found.seconds_left,
+        "pace": None if found.pace is None else {**dataclasses.asdict(found.pace), "words": found.pace.words()},
     }
 
 

@@ -38,5 +38,6 @@ class Progress:
         counts = ", ".join(
             f"{counters.rows[outcome]:,} {outcome}" for outcome in (Outcome.SUCCEEDED, Outcome.FAILED, Outcome.UNKNOWN)
         )
+        pace = f" · {counters.pace.words()}" if counters.pace is not None and counters.pace.why else ""
         end = "\n" if counters.answered >= rows else ""
-        self._console.print(f"\r\x1b[K{share:4.0%} {counts}{remaining}", end=end, soft_wrap=True)
+        self._console.print(f"\r\x1b[K{share:4.0%} {counts}{remaining}{pace}", end=end, soft_wrap=True)

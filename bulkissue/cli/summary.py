@@ -215,6 +215,8 @@ def print_status(console: Console, folder: Path, found: Status) -> None:
         f"{found.rows_per_minute:,.0f} rows per minute{left}. {folder}",
         soft_wrap=True,
     )
+    if found.pace is not None:
+        console.print(f"Pace: {found.pace.words()}.", soft_wrap=True)
     if found.waits:
         console.print(f"The service asked to wait {found.waits:,} times, {found.waited_seconds:,.0f} seconds in all.")
     if found.state != manifest.state:

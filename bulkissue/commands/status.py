@@ -13,11 +13,13 @@ from pathlib import Path
 import msgspec
 
 from bulkissue.errors import StateRefused
+from bulkissue.exchange import PaceState
 from bulkissue.job.loading import load
 from bulkissue.job.target import parse
 from bulkissue.outcomes import Outcome
 from bulkissue.plan.plan import load as load_plan
 from bulkissue.state import register, run_folder
+from bulkissue.state.entries import PACE_CHANGED
 from bulkissue.state.journal import Journal
 from bulkissue.state.run_folder import Manifest
 
@@ -43,6 +45,7 @@ class Status:
         waited_seconds: For how long, in all.
         rows_per_minute: Answered, in the last minute of sending or since it began.
         seconds_left: At that rate; None where it cannot be said.
+        pace: How fast it is sending, and why not faster; None where it is not, or has no answer yet.
     """
 
     manifest: Manifest
@@ -56,6 +59,7 @@ class Status:
     waited_seconds: float
     rows_per_minute: float
     seconds_left: float | None
+    pace: PaceState | None
 
 
 def read(folder: Path) -> Status:
@@ -72,6 +76,7 @@ def read(folder: Path) -> Status:
     waits = 0
     rate = waited = 0.0
     requests = attempts = 0
+    pace = None
     try:
         journal = Journal.look(folder / "journal.db", run_id=manifest.run_id)
     except StateRefused:
@@ -86,6 +91,8 @@ def read(folder: Path) -> Status:
                 if event.name == "service.throttled":
                     waits += 1
                     waited += float(str(event.detail["seconds"]))
+                elif event.name == PACE_CHANGED and state == "running":
+                    pace = msgspec.convert(event.detail, PaceState)
         finally:
             journal.leave()
     counts = manifest.counts
@@ -107,6 +114,7 @@ def read(folder: Path) -> Status:
         waited_seconds=waited,
         rows_per_minute=round(rate, 1),
         seconds_left=round(60.0 * left / rate, 1) if rate and state == "running" else None,
+        pace=pace,
     )
 
 

@@ -14,15 +14,12 @@ a log line with the URL) is not wanted here and costs more than the sending itse
 
 import asyncio
 import functools
-import re
 import ssl
 import time
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import cast
 from urllib.parse import quote, urlencode
 from urllib.request import getproxies, proxy_bypass
@@ -32,6 +29,7 @@ import httpx
 from bulkissue import __version__
 from bulkissue.errors import SettingsRefused
 from bulkissue.exchange import MaybeSent, NotSent, Reply, Request, Sending
+from bulkissue.http import quota
 
 #: Servers close idle connections, often after 5 s; a request written into one that is being closed is unknown.
 IDLE_SECONDS = 2.0
@@ -39,6 +37,8 @@ IDLE_SECONDS = 2.0
 LONGEST_BODY = 32 << 20
 _REQUEST_ID = frozenset({b"x-cap-requestid", b"x-cap-request-id"})
 _LONGEST_REQUEST_ID = 128
+_NO_QUOTA = frozenset({"retry-after", "date"})
+_OF_THE_PACE = tuple(name.encode() for name in (*_NO_QUOTA, *quota.PREFIXES))
 #: Some gateways put it before JSON, which has none.
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -60,7 +60,6 @@ _MAYBE_SENT: dict[type[BaseException], str] = {
     httpx.LocalProtocolError: "net.protocol_error",
     httpx.DecodingError: "net.protocol_error",
 }
-_SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]{1,6})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +156,13 @@ class Lane:
             if reason := _NOT_SENT.get(type(trouble)):
                 return NotSent(reason)
             return MaybeSent(_MAYBE_SENT.get(type(trouble), "net.unexpected"))
+        request_id, said = _told(response.headers)
         return Reply(
             response.status_code,
             content.removeprefix(_BYTE_ORDER_MARK),
-            _request_id(response.headers),
-            _retry_after(response.headers) if response.status_code >= 400 else None,
+            request_id,
+            quota.retry_after(said, time.time()) if response.status_code >= 400 else None,
+            quota.quota(said, time.time()) if said.keys() - _NO_QUOTA else None,
         )
 
     async def close(self) -> None:
@@ -225,33 +226,18 @@ def _has(headers: httpx.Headers, name: bytes, value: bytes) -> bool:
     return any(found.lower() == name and said.strip().lower() == value for found, said in headers.raw)
 
 
-def _request_id(headers: httpx.Headers) -> str:
+def _told(headers: httpx.Headers) -> tuple[str, dict[str, str]]:
+    """The service's id for the exchange, and what it says of how much may be sent, by name in lower case."""
     # Of the raw lines: looking a name up in httpx's headers costs more than everything else here.
-    for name, value in headers.raw:
-        if name.lower() in _REQUEST_ID and value:
-            return "".join(filter(str.isprintable, value.decode("latin-1")))[:_LONGEST_REQUEST_ID]
-    return ""
-
-
-def _retry_after(headers: httpx.Headers) -> float | None:
-    """Seconds from now; None where the header is missing or makes no sense."""
-    text = headers.get("retry-after", "").strip()
-    if _SECONDS.fullmatch(text):
-        return float(text)
-    until = _instant(text)
-    if until is None:
-        return None
-    # The service's own clock, where it tells it: ours may be wrong.
-    now = _instant(headers.get("date", ""))
-    return max(0.0, until - (time.time() if now is None else now))
-
-
-def _instant(text: str) -> float | None:
-    try:
-        moment = parsedate_to_datetime(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
-        return None
+    request_id = ""
+    said: dict[str, str] = {}
+    for raw_name, value in headers.raw:
+        name = raw_name.lower()
+        if name in _REQUEST_ID:
+            request_id = request_id or "".join(filter(str.isprintable, value.decode("latin-1")))[:_LONGEST_REQUEST_ID]
+        elif name.startswith(_OF_THE_PACE):
+            said.setdefault(name.decode("latin-1"), value.decode("latin-1"))
+    return request_id, said
 
 
 def _transport(base: httpx.URL, *, connect_timeout: float, trust_env: bool) -> httpx.AsyncBaseTransport:

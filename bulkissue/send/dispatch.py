@@ -10,12 +10,13 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 
 from msgspec.structs import replace
 
 from bulkissue import logs
 from bulkissue.errors import ExitCode, StateRefused
-from bulkissue.exchange import Batch, MaybeSent, NotSent, Reply, Sending
+from bulkissue.exchange import Batch, MaybeSent, NotSent, PaceState, Quota, Reply, Sending
 from bulkissue.failpoint import reached
 from bulkissue.http.auth import Auth, CredentialsRefused, TokenUnavailable, at_its_turn
 from bulkissue.http.client import Lane
@@ -28,12 +29,14 @@ from bulkissue.send.verdict import Verdict, judge
 from bulkissue.service.answer import PromotionOrSeries
 from bulkissue.service.routes import ROUTES
 from bulkissue.state.allowance import Allowance
-from bulkissue.state.entries import Answer, Event, Intent
+from bulkissue.state.entries import PACE_CHANGED, Answer, Event, Intent
 from bulkissue.state.journal import Journal
 from bulkissue.state.journal_writer import JournalWriter
 
 #: In an outage one lane tries again after each of these, at most `max_attempts` times; then the run stops.
 PROBE_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+#: How often the pace is looked at, and the share of the allowance by which it must have changed to be noted.
+PACE_SECONDS, _NOTICED = 1.0, 0.05
 
 
 class _Halted(Exception):
@@ -83,6 +86,8 @@ class Dispatch:
         self._next_attempt = journal.next_attempt
         self._lanes = lanes
         self._pace = Pace(limits.pace, clock=time.monotonic, sleep=self._sleep, wall=time.time, allowance=allowance)
+        self._pace_noted: PaceState | None = None
+        self._pace_due = 0.0
         self._auth = make_auth(self._pace)
         self._to_issue = to_issue
         self._guards = guards
@@ -272,28 +277,44 @@ class Dispatch:
         else:
             self._reached()
         if verdict.throttled:
-            self._throttle(verdict.wait)
+            self._throttle(verdict.wait, sending.quota if isinstance(sending, Reply) else None)
         elif isinstance(sending, MaybeSent) or (
             isinstance(sending, Reply) and verdict.doubtful and sending.status >= 500
         ):
             self._pace.troubled()
+            self._pace_due = 0.0
         elif isinstance(sending, Reply):
-            self._pace.accepted()
+            self._pace.accepted(sending.quota)
         if verdict.results is not None:
             self._stop(self._guards.settled(verdict.results, len(batch.rows), verdict.stop))
+        self._note_pace()
         self._watch(self._guards.counters)
         return verdict
 
-    def _throttle(self, wait: float | None) -> None:
+    def _throttle(self, wait: float | None, quota: Quota | None = None) -> None:
         """The service asked all lanes to wait."""
-        waited = self._pace.refused(wait=wait)
+        waited = self._pace.refused(wait=wait, quota=quota)
         self._guards.counters.waits += 1
         self._guards.counters.waited_seconds += waited
         self._writer.put(Event("service.throttled", _now(), {"seconds": round(waited, 3)}))
+        self._pace_due = 0.0
+        self._note_pace()
         halt = self._guards.throttled(wait, self._pace.waited_in_a_row)
         self._stop(halt)
         if halt is not None:
             self._pace.give_up()
+
+    def _note_pace(self) -> None:
+        """Journal the pace where it has changed, so that others can see it: looked at once a second, and in a hold."""
+        now = time.monotonic()
+        if now < self._pace_due:
+            return
+        state = self._guards.counters.pace = self._pace.state()
+        hold = (state.until or 0) / 1000 - time.time() if state.per_minute == 0 else PACE_SECONDS
+        self._pace_due = now + min(PACE_SECONDS, max(0.0, hold))
+        if self._pace_noted is None or _differs(state, self._pace_noted):
+            self._pace_noted = state
+            self._writer.put(Event(PACE_CHANGED, _now(), asdict(state)))
 
     async def _await_turn(self, lane: Lane) -> None:
         """In an outage one lane goes on trying, the others wait here until it gets through."""
@@ -339,6 +360,12 @@ class Dispatch:
                 reasons=reasons,
                 notes=list(verdict.notes),
             )
+
+
+def _differs(state: PaceState, noted: PaceState) -> bool:
+    """Whether somebody would want to know: not of each step of a climb."""
+    ends = abs((state.until or 0) - (noted.until or 0)) > 1000 * PACE_SECONDS
+    return state.why != noted.why or ends or abs(state.per_minute - noted.per_minute) > _NOTICED * state.allowed
 
 
 def _answer(number: int, sending: Sending, verdict: Verdict) -> Answer:

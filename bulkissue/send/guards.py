@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from bulkissue.errors import ExitCode
+from bulkissue.exchange import PaceState
 from bulkissue.job.model import GuardsSection
 from bulkissue.outcomes import REASONS, Outcome, Results
 
@@ -35,12 +36,22 @@ class Halt:
 
 @dataclass(slots=True)
 class Counters:
-    """What this session has done so far: rows by outcome, sendings, and waits because the service asked for them."""
+    """
+    What this session has done so far.
+
+    Attributes:
+        rows: By outcome.
+        attempts: Sendings.
+        waits: How often the service asked to wait.
+        waited_seconds: For how long in all.
+        pace: How fast it is sending, and why not faster; None before the first answer.
+    """
 
     rows: Counter[str] = field(default_factory=Counter)
     attempts: int = 0
     waits: int = 0
     waited_seconds: float = 0.0
+    pace: PaceState | None = None
 
     @property
     def answered(self) -> int:

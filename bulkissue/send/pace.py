@@ -13,6 +13,8 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable
 
+from bulkissue.exchange import PaceState, Quota
+from bulkissue.send import window
 from bulkissue.state.allowance import Allowance, Learnt, OwnAllowance
 
 #: Seconds a minute's allowance is spread over: half a percent is left for clocks and networks that are not exact.
@@ -27,17 +29,22 @@ _LONG_WAIT = 5.0
 #: After a refusal the pace is a small step under what it was; or, where the wait was long or a minute of this pace was
 #: taken, a little under what the service took in the last minute. But it is at least such a share of what it was:
 #: what the service took of a run that is young, or that others have just joined, says little.
-_STEP, _UNDER = 0.98, 0.95
+_STEP, _UNDER = 0.02, 0.95
+#: The step doubles where so few requests were taken since the last refusal, up to the second.
+_FEW, _LARGEST_STEP = 4, 0.2
 _LEAST, _LEAST_OF_A_YOUNG_RUN = 0.2, 0.5
 #: Seconds from the level that was refused until the pace is half as much again.
 _CLIMB = 70.0
 #: Between two tries of a level that is refused, about so many requests leave for each that is refused.
-_REQUESTS_A_REFUSAL = 100
+_REQUESTS_A_REFUSAL = 70
 _SLOWEST_CLIMB = 4.0
 #: Seconds, where the waits the service asks for prove too short, and where it asks for none: 1, 2, 4, …
 _LONGEST_REPEAT = 32.0
-#: Where the service has begun to take requests again so near a minute's beginning, so often, its windows are minutes.
-_NEAR_THE_MINUTE, _MINUTES_SEEN = 2.5, 2
+#: Bits of evidence after which the service's windows are taken to be minutes. That it took requests again in a stretch
+#: of two seconds around a minute's beginning is one of thirty cases where they are not, so it counts five bits.
+_SURE = 8.0
+#: Seconds by which the service's clock may differ from ours.
+_CLOCKS = 0.5
 #: Seconds to hold after an answer that is no proof of anything, and after each further one.
 _TROUBLE, _LONGEST_TROUBLE = 0.25, 2.0
 #: Seconds that are not worth a wait.
@@ -80,7 +87,24 @@ class Pace:
         """The present pace: the allowance, or less where the service wanted less."""
         now = self._clock()
         with self._allowance.held(now) as known:
-            return self._pace(known, now)
+            return min(self._pace(known, now), window.pace(known.window, now))
+
+    def state(self) -> PaceState:
+        """The present pace, why it is lower than it may be, and until when."""
+        now, wall = self._clock(), self._wall()
+        with self._allowance.held(now) as known:
+            pace, quota = self._pace(known, now), window.pace(known.window, now)
+            spent = window.hold(known.window, now) if window.is_spent(known.window, now) else -math.inf
+            if now < max(known.held_until, spent):
+                pace = 0.0
+                why, until = ("quota", spent) if spent > known.held_until else (_why(known), known.held_until)
+            elif quota < pace:
+                pace, why, until = quota, "quota", known.window.ends
+            elif pace < self._most:
+                why, until = _why(known), self._climbed_at(known)
+            else:
+                return PaceState(pace, self._most)
+            return PaceState(round(pace, 1), self._most, why, round(1000 * (wall + until - now)))
 
     async def slot(self) -> None:
         """Wait until a request may leave; it should leave at once."""
@@ -92,24 +116,28 @@ class Pace:
         """Take the next slot if it is its time, else say how many seconds are left until then."""
         now = self._clock()
         with self._allowance.held(now) as known:
-            wait = max(known.next, known.held_until) - now
+            wait = max(known.next, known.held_until, window.hold(known.window, now)) - now
             if wait > _AT_ONCE:
                 return wait
             known.next = max(known.next, now - CATCH_UP) + SPREAD / self._pace(known, now)
+            window.take(known.window, now)
             return 0.0
 
-    def accepted(self) -> None:
-        """The service took a request, whatever it answered."""
+    def accepted(self, quota: Quota | None = None) -> None:
+        """The service took a request, whatever it answered, and said this of what is left."""
         now = self._clock()
         self.waited_in_a_row = 0.0
         with self._allowance.held(now) as known:
             known.accepted[int(now)] = known.accepted.get(int(now), 0) + 1
             _forget_before(known, now - 60)
+            known.taken_since += 1
             known.troubles_in_a_row = 0
+            if quota is not None:
+                window.hear(known.window, quota, now, taken=True)
             if known.holds_in_a_row and now > known.held_until:
                 self._settle(known, now)
 
-    def refused(self, *, wait: float | None) -> float:
+    def refused(self, *, wait: float | None, quota: Quota | None = None) -> float:
         """
         The service refused a request because there were too many: hold all lanes, then go on more slowly.
 
@@ -118,6 +146,7 @@ class Pace:
         Args:
             wait: Seconds the service asks for. Where that has just proved too short, the hold is longer. None: 1, 2,
                 4 … s, or until the next minute begins where the service's windows have proved to be minutes.
+            quota: What its headers say of what is left, which counts where it asks for no wait.
 
         Returns:
             Seconds this adds to the waiting.
@@ -125,6 +154,10 @@ class Pace:
         now = self._clock()
         with self._allowance.held(now) as known:
             known.refusals += 1
+            known.refused_last = now
+            wait = window.wait(known.window, quota, now) if wait is None else wait
+            if quota is not None:
+                window.hear(known.window, quota, now, taken=False)
             if now <= known.held_until:
                 if wait is None:
                     return 0.0  # of the moment we are waiting out
@@ -138,9 +171,12 @@ class Pace:
                 known.holds_in_a_row += 1
                 seconds = self._unasked(known) if wait is None else wait
                 if known.holds_in_a_row > 1:  # what it asked for was too short
-                    seconds = max(seconds, min(2.0 ** (known.holds_in_a_row - 2), _LONGEST_REPEAT))
-                    if known.minutes_seen >= _MINUTES_SEEN:
+                    seconds = max(seconds, _repeated(known, known.holds_in_a_row - 2))
+                    if known.minutes >= _SURE and wait is None:
+                        known.minutes = 0.0  # the minute has begun, and it is refused
+                    elif known.minutes >= _SURE:
                         seconds = max(seconds, self._to_the_minute())
+            known.trouble = False
             added = _hold(known, now, seconds)
         self.waited_in_a_row += added
         return added
@@ -164,14 +200,15 @@ class Pace:
                 return
             _hold(known, now, min(_TROUBLE * 2.0**known.troubles_in_a_row, _LONGEST_TROUBLE))
             known.troubles_in_a_row += 1
+            known.trouble = True
             pace = self._pace(known, now)
             _slow_down(known, now, level=pace, to=pace * _SLOWER_IN_TROUBLE)
 
     def _unasked(self, known: Learnt) -> float:
         """Seconds to wait where the service asks for none."""
-        if known.minutes_seen >= _MINUTES_SEEN:
+        if known.minutes >= _SURE:
             return self._to_the_minute()
-        return float(min(2.0 ** (known.holds_in_a_row - 1), _LONGEST_REPEAT))
+        return _repeated(known, known.holds_in_a_row - 1)
 
     def _to_the_minute(self) -> float:
         return 60 - self._wall() % 60 + _PAST_THE_MINUTE
@@ -179,19 +216,25 @@ class Pace:
     def _settle(self, known: Learnt, now: float) -> None:
         """The service takes requests again: how long that took says how much slower to go on."""
         began, known.holds_in_a_row = known.held_since, 0
+        taken_since, known.taken_since = known.taken_since, 0
         refusals, known.refusals = known.refusals, 0
         rate = min(known.refused_at, self._most)
         seen = min(60.0, max(began - known.began, 1.0))
         taken = known.taken * 60 / seen
         long = now - began >= _LONG_WAIT
         if long:
-            at_the_minute = self._wall() % 60 < _NEAR_THE_MINUTE
-            known.minutes_seen = known.minutes_seen + 1 if at_the_minute else 0
+            began_between = now - known.refused_last + 2 * _CLOCKS
+            at_the_minute = (self._wall() + _CLOCKS) % 60 < began_between < 60
+            known.minutes = known.minutes + math.log2(60 / began_between) if at_the_minute else 0.0
         if long or taken >= rate * _UNDER:
             level = max(min(rate, taken), rate * (_LEAST if seen == 60 else _LEAST_OF_A_YOUNG_RUN))
             to = level * _UNDER
         else:
-            level, to = rate, rate * _STEP  # it refused long before a minute of this pace was full
+            known.step = min(max(2 * known.step, _STEP), _LARGEST_STEP) if taken_since <= _FEW else _STEP
+            level = rate * (1 + _STEP - known.step)
+            to = level * (1 - _STEP)  # it refused long before a minute of this pace was full
+        if known.window.per_minute < level:
+            level, to = known.window.per_minute, known.window.per_minute * (1 - _STEP)
         needed = 60 * _REQUESTS_A_REFUSAL * refusals / level
         known.stretch = min(max(needed / 60, 1.0), _SLOWEST_CLIMB)
         _slow_down(known, now, level=level, to=to)
@@ -205,13 +248,33 @@ class Pace:
         known.most = max(known.most, self._most)
         if known.level is None:
             return self._most
-        steep = known.level / 2 / (_CLIMB * known.stretch) ** 3
-        flat_at = math.cbrt(max(known.level - known.slowed_to, 0.0) / steep)
+        steep, flat_at = _curve(known, known.level)
         since = now - known.climbing_since
         climbed = max(known.level + steep * (since - flat_at) ** 3, known.slowed_to)
         if climbed >= known.most:
             known.level, known.stretch = None, 1.0
         return min(climbed, self._most)
+
+    def _climbed_at(self, known: Learnt) -> float:
+        """When the pace is the whole again, if nothing more is refused."""
+        level = known.level or self._most
+        steep, flat_at = _curve(known, level)
+        return known.climbing_since + flat_at + math.cbrt((self._most - level) / steep)
+
+
+def _curve(known: Learnt, level: float) -> tuple[float, float]:
+    """How steep the cubic is, and how many seconds after the slow-down it is flat."""
+    steep = level / 2 / (_CLIMB * known.stretch) ** 3
+    return steep, math.cbrt(max(level - known.slowed_to, 0.0) / steep)
+
+
+def _why(known: Learnt) -> str:
+    return "trouble" if known.trouble else "429"
+
+
+def _repeated(known: Learnt, times: int) -> float:
+    """Seconds to wait where it was waited in vain so many times: not less than two requests are apart anyway."""
+    return float(min(max(1.0, 120 / known.refused_at) * 2.0**times, _LONGEST_REPEAT))
 
 
 def _hold(known: Learnt, now: float, seconds: float) -> float:

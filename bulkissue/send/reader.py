@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from bulkissue.errors import ExitCode
-from bulkissue.exchange import Reply, Request
+from bulkissue.exchange import Quota, Reply, Request
 from bulkissue.http.auth import CredentialsRefused, TokenUnavailable, at_its_turn, make_auth
 from bulkissue.http.client import Lane
 from bulkissue.job.credentials import Credentials
@@ -165,14 +165,14 @@ class Reader:
                 raise Stopped(Halt.by("guard.credentials", reason, exit_code=ExitCode.SETTINGS))
             return _Attempt(reason, again=True, counts=False, renew=True)
         if reply.status == 429 or codes == {"429"}:
-            return self._wait(reply.retry_after)
-        self._pace.accepted()
+            return self._wait(reply.retry_after, reply.quota)
+        self._pace.accepted(reply.quota)
         if reply.status in {408, 425, 461} or reply.status >= 500 or codes & _BUSY:
             return _Attempt(f"http.{reply.status}", again=True, wait=reply.retry_after)
         return _Attempt("answer.unreadable", answer, again=not answer.readable)
 
-    def _wait(self, asked: float | None) -> _Attempt:
-        self._pace.refused(wait=asked)
+    def _wait(self, asked: float | None, quota: Quota | None = None) -> _Attempt:
+        self._pace.refused(wait=asked, quota=quota)
         if max(asked or 0.0, self._pace.waited_in_a_row) > LONGEST_WAIT_SECONDS:
             self._pace.give_up()
             raise Stopped(Halt.by("guard.throttled"))

@@ -28,6 +28,37 @@ _FURTHEST = 3600.0
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
+class Window(msgspec.Struct):
+    """
+    The service's window, as its headers tell of it; moments as in `Learnt`.
+
+    Attributes:
+        per_minute: Requests per minute that it says it takes.
+        named: The end that was named first.
+        ends: The latest end that was named for the same window.
+        since: When it was first named.
+        left: The least that was left.
+        most: The most that was left.
+        next: When, by that, the next request may leave.
+        answers: Requests it took and told about, of this window.
+        believed: Whether several answers agreed on one end.
+        empty: Windows in a row that were used up as they began.
+        doubted_until: Until when its headers are not looked at.
+    """
+
+    per_minute: float = math.inf
+    named: float = -math.inf
+    ends: float = -math.inf
+    since: float = -math.inf
+    left: float = math.inf
+    most: float = 0.0
+    next: float = -math.inf
+    answers: int = 0
+    believed: bool = False
+    empty: int = 0
+    doubted_until: float = -math.inf
+
+
 class Learnt(msgspec.Struct):
     """
     What is known of a key's allowance; moments are seconds of the machine's monotonic clock.
@@ -41,14 +72,19 @@ class Learnt(msgspec.Struct):
         refusals: Of the present hold.
         taken: Requests that were taken in the minute before the present hold.
         accepted: How many requests were taken, by second.
+        taken_since: Requests that were taken since the last hold.
+        step: The share by which the last refusal slowed the pace.
         refused_at: The pace when the present hold began, requests per minute.
         troubles_in_a_row: Answers that prove nothing, since the service last took a request.
-        minutes_seen: How often in a row the service took requests again at a minute's beginning.
+        refused_last: When the last refusal came.
+        minutes: Bits of evidence that the service's windows are minutes.
         level: The pace that was refused and is climbed to; None where nothing has to be climbed.
         climbing_since: Since when.
         slowed_to: From which pace.
         stretch: How much slower than usual.
         most: The greatest pace of anybody who sends under this key.
+        trouble: Whether the last hold or slow-down was for an answer that proves nothing, and not for a refusal.
+        window: What the service's headers tell.
     """
 
     began: float
@@ -59,14 +95,19 @@ class Learnt(msgspec.Struct):
     refusals: int = 0
     taken: int = 0
     accepted: dict[int, int] = {}
+    taken_since: int = 0
+    step: float = 0.0
     refused_at: float = math.inf
     troubles_in_a_row: int = 0
-    minutes_seen: int = 0
+    refused_last: float = -math.inf
+    minutes: float = 0.0
     level: float | None = None
     climbing_since: float = 0.0
     slowed_to: float = math.inf
     stretch: float = 1.0
     most: float = 0.0
+    trouble: bool = False
+    window: Window = msgspec.field(default_factory=Window)
 
 
 class Allowance(Protocol):
@@ -110,13 +151,14 @@ class SharedAllowance:
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(_File).decode
         self._known: Learnt | None = None
+        self._written = True
 
     @contextmanager
     def held(self, now: float) -> Iterator[Learnt]:
-        """As `Allowance`. Where the file cannot be had, what this process knew last is changed instead."""
+        """As `Allowance`. Where the file cannot be had or written, what this process knew last is changed instead."""
         handle = self._locked()
         try:
-            learnt = self._read(handle, now) if handle is not None else self._known
+            learnt = self._read(handle, now) if handle is not None and self._written else self._known
             if learnt is None:
                 learnt = Learnt(now, now)
             try:
@@ -124,7 +166,7 @@ class SharedAllowance:
             finally:
                 self._known = learnt
                 if handle is not None:
-                    self._write(handle, learnt)
+                    self._written = self._write(handle, learnt)
         finally:
             if handle is not None:
                 os.close(handle)
@@ -149,14 +191,19 @@ class SharedAllowance:
         except msgspec.DecodeError:
             return None
         learnt = found.learnt
-        sound = max(learnt.next, learnt.held_until, learnt.began) < now + _FURTHEST
+        moments = (learnt.next, learnt.held_until, learnt.began, learnt.climbing_since, learnt.window.ends)
+        sound = all(moment < now + _FURTHEST for moment in moments)
+        sound = sound and (learnt.level is None or learnt.level > 0 < learnt.stretch)
         return learnt if sound and (found.format, found.boot) == (_FORMAT, self._boot) else None
 
-    def _write(self, handle: int, learnt: Learnt) -> None:
+    def _write(self, handle: int, learnt: Learnt) -> bool:
         content = self._encode(_File(_FORMAT, self._boot, learnt))
-        with suppress(OSError):  # a full disk stops a run where it would lose something, and not here
-            os.pwrite(handle, content, 0)
+        try:
+            whole = os.pwrite(handle, content, 0) == len(content)
             os.ftruncate(handle, len(content))
+        except OSError:  # a full disk stops a run where it would lose something, and not here
+            return False
+        return whole
 
 
 def allowance_of(state_dir: Path, service: str, name: str) -> SharedAllowance:

@@ -12,6 +12,9 @@ import msgspec
 
 from bulkissue.outcomes import Outcome, Results
 
+#: The event whose detail is an `exchange.PaceState`.
+PACE_CHANGED = "pace.changed"
+
 
 class Intent(msgspec.Struct, frozen=True, gc=False):
     """An attempt is about to be sent: `attempt` is its number in this run, `at` is epoch milliseconds."""

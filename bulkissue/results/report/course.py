@@ -8,9 +8,11 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from itertools import chain, count, islice, pairwise
 
+import msgspec
 import polars as pl
 
-from bulkissue.state.entries import Event
+from bulkissue.exchange import PaceState
+from bulkissue.state.entries import PACE_CHANGED, Event
 from bulkissue.state.journal import Journal
 
 _MOST_INTERVALS = 60
@@ -75,6 +77,9 @@ class Course:
         unanswered: Attempts whose answer was never noted.
         waits: How often the service asked to wait.
         waited_seconds: For how long in all.
+        slowed_ms: For how long the pace was under what it may be, holds among it.
+        slowest: The lowest pace there was between holds, and what it may be; None where it never was.
+        slowed_by: Why it was lower, as in `PaceState`, the first cause first.
     """
 
     step: int = 0
@@ -86,6 +91,9 @@ class Course:
     unanswered: int = 0
     waits: int = 0
     waited_seconds: float = 0.0
+    slowed_ms: int = 0
+    slowest: PaceState | None = None
+    slowed_by: tuple[str, ...] = ()
 
 
 def trace(journal: Journal, events: list[Event]) -> Course:
@@ -98,6 +106,7 @@ def trace(journal: Journal, events: list[Event]) -> Course:
     """
     waits = [(event.at, float(str(event.detail["seconds"]))) for event in events if event.name == "service.throttled"]
     course = Course(waits=len(waits), waited_seconds=sum(seconds for _, seconds in waits))
+    _slowed(course, events)
     attempts = _attempts(journal)
     if attempts.is_empty():
         return course
@@ -118,6 +127,22 @@ def trace(journal: Journal, events: list[Event]) -> Course:
         for interval in course.intervals:
             interval.waited |= seconds > 0 and interval.start < at + 1000 * seconds and at < interval.end
     return course
+
+
+def _slowed(course: Course, events: list[Event]) -> None:
+    """How long and why the pace was lower, from the events that tell of it and those that end a session."""
+    told = [event for event in events if event.name == PACE_CHANGED or event.name.startswith("run.")]
+    causes: dict[str, None] = {}
+    for number, event in enumerate(told):
+        if event.name != PACE_CHANGED or not event.detail["why"]:
+            continue
+        state = msgspec.convert(event.detail, PaceState)
+        ends = min([state.until or event.at, *(later.at for later in told[number + 1 : number + 2])])
+        course.slowed_ms += max(0, ends - event.at)
+        causes[state.why] = None
+        if state.per_minute and (course.slowest is None or state.per_minute < course.slowest.per_minute):
+            course.slowest = state
+    course.slowed_by = tuple(causes)
 
 
 def _attempts(journal: Journal) -> pl.DataFrame:

@@ -17,6 +17,7 @@ import jinja2
 from markupsafe import Markup
 
 from bulkissue.errors import EXIT_MEANINGS, ExitCode
+from bulkissue.exchange import WHY_SLOWED
 from bulkissue.job.target import Target, parse
 from bulkissue.outcomes import LEDGER_OF, Ledger, Outcome
 from bulkissue.results.report import figures, masking
@@ -109,6 +110,7 @@ def _template() -> jinja2.Template:
         "named": _named,
         "rows_of": _rows_of,
         "found_to_be": _found_to_be,
+        "why_slowed": WHY_SLOWED.__getitem__,
     }
     environment.globals |= {
         "outcomes": list(Outcome),
