@@ -59,10 +59,10 @@ def pieces(rows: int, *, clean: bool) -> Iterator[pl.DataFrame]:
 
 
 def write_csv(path: Path, rows: int, *, clean: bool) -> None:
-    """The rows as CSV."""
+    """The rows as CSV, quoted throughout, as most exports are."""
     with path.open("wb") as file:
         for place, piece in enumerate(pieces(rows, clean=clean)):
-            piece.write_csv(file, include_header=not place)
+            piece.write_csv(file, include_header=not place, quote_style="always")
 
 
 def write_wide(path: Path, rows: int) -> None:

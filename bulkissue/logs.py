@@ -5,6 +5,7 @@ It must never let an identifier, a secret, a body or a URL through: events name 
 httpx's own logger, which prints URLs with identifiers in them, stays at WARNING.
 """
 
+import io
 import json
 import logging
 import os
@@ -12,14 +13,16 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, TextIO, cast
 
 import structlog
 
 #: The file in a run folder that holds all events of the run, as JSON lines.
 RUN_LOG = "run.log"
 _EVERY_SECONDS = 60.0
+_KNOWN = frozenset({"event", "level", "timestamp", "run_id", "job", "request_id"})
 
 
 class _RunLog:
@@ -55,6 +58,28 @@ class _RunLog:
         return event
 
 
+def _for_people(_: structlog.typing.WrappedLogger, __: str, event: structlog.typing.EventDict) -> str:
+    """A processor: one line with the clock, the event and what it says; of which run it is, the person knows."""
+    told = {key: value for key, value in event.items() if key not in _KNOWN and value not in ("", None, [], False)}
+    details = " ".join(f"{key}={_plain(value)}" for key, value in told.items())
+    moment = datetime.fromisoformat(str(event["timestamp"])).astimezone()
+    return f"{moment:%H:%M:%S} {event['level']}: {event['event']} {details}".rstrip()
+
+
+def _plain(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+class _StandardError(io.TextIOBase):
+    """Standard error as it is at that moment: a live area on it takes its place while it is there."""
+
+    def write(self, text: str, /) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 _run_log = _RunLog()
 
 
@@ -68,9 +93,7 @@ def configure(*, quiet: bool) -> None:
     for name in ("httpx", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
     terminal = sys.stderr.isatty()
-    renderer: structlog.types.Processor = (
-        structlog.dev.ConsoleRenderer(colors=True) if terminal else structlog.processors.JSONRenderer(sort_keys=True)
-    )
+    renderer: structlog.types.Processor = _for_people if terminal else structlog.processors.JSONRenderer(sort_keys=True)
 
     def loud_enough(
         _: structlog.typing.WrappedLogger, __: str, event: structlog.typing.EventDict
@@ -89,7 +112,7 @@ def configure(*, quiet: bool) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(file=cast("TextIO", _StandardError())),
         cache_logger_on_first_use=False,
     )
 

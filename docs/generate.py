@@ -26,6 +26,7 @@ from bulkissue.job.model import json_schema
 from bulkissue.outcomes import REASONS
 from bulkissue.sandbox.__main__ import main as sandbox
 from bulkissue.sandbox.faults import Fault
+from bulkissue.service.codes import CODES
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -79,6 +80,11 @@ def reasons() -> str:
     )
 
 
+def codes() -> str:
+    """The service's known codes and what they say."""
+    return _table(("reason", "meaning"), [(f"`api.{code}`", words) for code, words in CODES.items()])
+
+
 def exit_codes() -> str:
     """Every exit code and what it says."""
     return _table(("exit", "meaning"), [(str(int(code)), meaning) for code, meaning in EXIT_MEANINGS.items()])
@@ -109,6 +115,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "job file": job_file,
     "reasons": reasons,
+    "codes": codes,
     "exit codes": exit_codes,
     "faults": faults,
     "sandbox": sandbox_values,

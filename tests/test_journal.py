@@ -27,7 +27,7 @@ from bulkissue.outcomes import RESULT_FIELDS, Outcome, Results, RowResult
 from bulkissue.state import attempts
 from bulkissue.state import journal as journal_module
 from bulkissue.state.entries import Answer, Entry, Event, Held, Intent, Settlement
-from bulkissue.state.journal import APPLICATION_ID, FORMAT, NEVER_SENT, ONLY_VOID, SENT, Journal
+from bulkissue.state.journal import APPLICATION_ID, FORMAT, NEVER_SENT, ONLY_VOID, SENT, Ended, Journal
 
 RUN = {"run_id": "run", "plan_sha256": "plan"}
 PROOF = RowResult(Outcome.SUCCEEDED, "answer.proof", customer_id="7", reference="71")
@@ -260,7 +260,7 @@ def test_marks(path: Path) -> None:
 
 
 def test_what_only_counts(path: Path) -> None:
-    """Outcomes and the last answer's time are told without the rows."""
+    """Outcomes, reasons and the last answer's time are told without the rows."""
     journal = Journal.create(path, **RUN)
     assert (journal.last_answer(), list(journal.outcomes())) == (0, [])
     failed = RowResult(Outcome.FAILED, "api.8015")
@@ -274,10 +274,10 @@ def test_what_only_counts(path: Path) -> None:
     )
     assert journal.last_answer() == 15
     assert sorted(journal.outcomes(), key=lambda one: one[1]) == [
-        (2, 1, 12, None, ["succeeded", "failed"]),
+        (2, 1, 12, None, Ended(["succeeded", "failed"], ["answer.proof", "api.8015"])),
         (1, 2, 15, "http.429", None),
         (3, 3, None, None, None),
-        (2, 4, 13, None, "failed"),
+        (2, 4, 13, None, Ended("failed", "api.8015")),
     ]
     journal.close()
 

@@ -1,33 +1,34 @@
 """
-The script people write instead: pandas and requests, sixteen threads, a hundred rows a request, csv of results.
+The script a careful person writes instead: pandas reading text, `itertuples`, requests with a session for each of
+sixteen threads, a hundred rows a request, csv of results.
 
-Usage: threads.py bulk|coupon INPUT.csv RESULTS.csv BASE_URL [careful]
-
-People walk a frame's rows with `iterrows`. With `careful` it is `to_dict`, which costs a fraction of it.
+Usage: threads.py bulk|coupon INPUT.csv RESULTS.csv BASE_URL
 """
 
 import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 import pandas as pd
 import requests
 
 THREADS = 16
-ACTION, SOURCE, OUT, BASE_URL, *HOW = sys.argv[1:]
+ACTION, SOURCE, OUT, BASE_URL = sys.argv[1:]
 SIZE = 1 if ACTION == "coupon" else 100
 local = threading.local()
-# As where pyarrow is not installed; it is here for dlt, and where pandas finds it, `iterrows` costs twice as much.
+# As where pyarrow is not installed; it is here for dlt, and where pandas finds it, walking the rows costs more.
 pd.set_option("mode.string_storage", "python")
 
 
-def batches(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+def batches(rows: pd.DataFrame) -> Iterator[tuple[str, list[Any]]]:
     """Batches of one identifier type each."""
     for kind, group in rows.groupby("type"):
-        for start in range(0, len(group), SIZE):
-            yield str(kind), group.iloc[start : start + SIZE]
+        lines = group.itertuples(index=False)
+        while batch := list(islice(lines, SIZE)):
+            yield str(kind), batch
 
 
 def post(path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -41,9 +42,9 @@ def post(path: str, body: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def send(kind: str, batch: pd.DataFrame) -> list[dict[str, str]]:
+def send(kind: str, batch: list[Any]) -> list[dict[str, str]]:
     """Send a batch; its rows with what became of them."""
-    rows: list[dict[str, str]] = batch.to_dict("records") if HOW else [dict(row) for _, row in batch.iterrows()]
+    rows: list[dict[str, str]] = [row._asdict() for row in batch]
     try:
         if ACTION == "coupon":
             answer = post("/v2/coupon/issue", {"seriesId": 544770, "customer": {kind: rows[0]["value"]}})

@@ -165,7 +165,7 @@ def of_status(folder: Path, found: "Status") -> dict[str, Any]:
         "state": found.state,
         "exit_code": manifest.exit_code if manifest.state == found.state else None,
         "counts": {**_NOBODY, **found.counts},
-        "reasons": manifest.reasons,
+        "reasons": manifest.reasons or found.reasons,
         "requests": found.requests,
         "attempts": found.attempts,
         "seconds": manifest.seconds,

@@ -19,12 +19,16 @@ if TYPE_CHECKING:
 @click.argument("run_name", metavar="[RUN]", required=False)
 @RUNS_DIR
 @JSON
-def status(run_name: str | None, runs_dir: Path, as_json: bool) -> int:
+@click.option("--follow", is_flag=True, help="Go on showing a run until no process works on it.")
+def status(run_name: str | None, runs_dir: Path, as_json: bool, follow: bool) -> int:
     """Show where a run stands, also while it runs. Without RUN, list the runs."""
     from bulkissue.cli import json_output, summary
+    from bulkissue.cli.progress import Standing, following
     from bulkissue.commands import status as status_of
     from bulkissue.state import run_folder
 
+    if follow and run_name is None:
+        raise click.UsageError("--follow needs a RUN")
     screen = Screen(as_json=as_json, quiet=False)
     if run_name is None:
         found = list(status_of.list_runs(runs_dir))
@@ -34,6 +38,8 @@ def status(run_name: str | None, runs_dir: Path, as_json: bool) -> int:
             summary.print_runs(screen.out, found)
         return ExitCode.OK
     folder = run_folder.find_run(run_name, runs_dir)
+    if follow:
+        following(screen.err, map(Standing.of, status_of.follow(folder)))
     standing = status_of.read(folder)
     if as_json:
         screen.document(json_output.of_status(folder, standing))

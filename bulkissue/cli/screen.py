@@ -18,12 +18,15 @@ class Screen:
         from rich.console import Console
 
         from bulkissue import logs
+        from bulkissue.cli.progress import Progress
 
         self.as_json = as_json
         self.quiet = quiet
         self.out = Console(highlight=False, width=None if sys.stdout.isatty() else 120, markup=False)
         self.err = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 120, markup=False)
         logs.configure(quiet=quiet or sys.stderr.isatty())
+        self._progress = Progress(self.err)
+        click.get_current_context().call_on_close(self._progress.close)
 
     def say(self, text: str) -> None:
         """Tell the person or the log file."""
@@ -32,10 +35,12 @@ class Screen:
 
     def document(self, content: dict[str, Any]) -> None:
         """Print the one JSON document."""
+        self._progress.close()
         print(json.dumps(content, ensure_ascii=False))  # noqa: T201 - this is the output
 
     def result(self, result: "Result") -> int:
         """Print how a run ended; its exit code."""
+        self._progress.close()
         from bulkissue.cli import json_output, summary
 
         if self.as_json:
@@ -55,9 +60,8 @@ class Screen:
         return Confirmation(given, (lambda question: click.confirm(question, err=True)) if can_ask else None)
 
     def watch(self) -> "Watch":
-        """Tell what is going on, unless quiet; with a progress line on a terminal."""
+        """Tell what is going on, unless quiet; with a live area on a terminal."""
         from bulkissue.cli import summary
-        from bulkissue.cli.progress import Progress
         from bulkissue.commands.session import Watch
 
         if self.quiet:
@@ -66,6 +70,7 @@ class Screen:
             taken=lambda intake: summary.print_taken(self.err, intake),
             warned=self.say,
             planned=lambda drawn, _folder: self.say(summary.plan_lines(drawn)),
-            sending=Progress(self.err).tell,
+            sending=self._progress.tell,
+            phase=self._progress.phase,
             looking_up=lambda asked, of: self.say(f"{asked:,} of {of:,} customers looked up"),
         )

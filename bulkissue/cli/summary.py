@@ -21,8 +21,9 @@ from bulkissue.errors import EXIT_MEANINGS, ExitCode
 from bulkissue.input.intake import Intake
 from bulkissue.job.model import Job
 from bulkissue.job.target import parse
-from bulkissue.outcomes import LEDGER_OF, REASONS, Outcome
+from bulkissue.outcomes import LEDGER_OF, Outcome
 from bulkissue.plan.plan import Plan
+from bulkissue.service.codes import meaning
 from bulkissue.state.run_folder import Manifest
 
 _MOST_NAMED = 20
@@ -47,7 +48,7 @@ def needs_a_person(result: Result) -> list[str]:
         lines.append(f"  {manifest.stop.message} ({manifest.stop.reason})")
     if manifest.reasons:
         most = list(manifest.reasons.items())[:_MOST_REASONS]
-        lines.append("  " + ", ".join(f"{rows:,} {reason}" for reason, rows in most))
+        lines += [f"  {rows:,} {reason}: {meaning(reason)}" for reason, rows in most]
     return [*lines, *(f"  {step}" for step in next_steps(manifest))]
 
 
@@ -65,7 +66,7 @@ def print_run(console: Console, result: Result) -> None:
         _print(
             console,
             ("reason", "rows", "meaning"),
-            [(reason, f"{rows:,}", REASONS.get(reason, _said(reason))) for reason, rows in manifest.reasons.items()],
+            [(reason, f"{rows:,}", meaning(reason)) for reason, rows in manifest.reasons.items()],
         )
     console.print(
         f"{manifest.requests:,} requests, {manifest.attempts:,} attempts, {manifest.seconds:,.1f} seconds. "
@@ -130,21 +131,20 @@ def _print_named(console: Console, header: str, rows: list[tuple[str, str, str]]
 
 
 def next_steps(manifest: Manifest) -> list[str]:
-    """What can be done about the rows that did not succeed."""
+    """What can be done about the rows that did not succeed, a line for each command."""
     counts, steps = manifest.counts, []
     if manifest.rehearsal:
         return ["This was a rehearsal against the stand-in service: nothing real was issued."]
+    unissued = [Outcome.FAILED, Outcome.REJECTED, Outcome.NOT_ATTEMPTED]
+    told = ", ".join(f"{counts[outcome]:,} {outcome}" for outcome in unissued if counts[outcome])
     if manifest.state != "completed":
-        steps.append(f"Go on: bulkissue resume {manifest.run_id}")
-    elif counts[Outcome.FAILED] + counts[Outcome.REJECTED] + counts[Outcome.NOT_ATTEMPTED]:
-        steps.append(
-            f"Again, only what was not issued: bulkissue retry {manifest.run_id}, "
-            "or mend a copy of failure.csv and give it to --input"
-        )
+        steps.append(f"{told or 'Not finished'}: bulkissue resume {manifest.run_id}")
+    elif told:
+        steps.append(f"{told}: bulkissue retry {manifest.run_id}, or mend a copy of failure.csv and give it to --input")
     if counts[Outcome.UNKNOWN]:
         steps.append(
-            f"Settle the unknown rows: bulkissue reconcile {manifest.run_id}, and what it leaves by bulkissue resolve, "
-            "with evidence; they are never sent again"
+            f"{counts[Outcome.UNKNOWN]:,} unknown: bulkissue reconcile {manifest.run_id}, and what it leaves by "
+            "bulkissue resolve, with evidence; they are never sent again"
         )
     return steps
 
@@ -292,13 +292,6 @@ def _print(console: Console, header: tuple[str, ...], rows: Iterable[tuple[str, 
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)
-
-
-def _said(reason: str) -> str:
-    family, _, code = reason.partition(".")
-    return {"api": f"the service answered with code {code}", "http": f"the service answered HTTP {code}"}.get(
-        family, ""
-    )
 
 
 def _named_job(manifest: Manifest) -> str:

@@ -56,11 +56,13 @@ def start(
         held.enter_context(logs.kept_in(folder))
         try:
             write_whole(folder / "job.toml", loading.effective_toml(loaded))
+            watch.phase("reading input")
             intake = take_input(paths, loaded, folder, choices.expect_rows, watch)
             reached("input.taken")
             state.digest_old_history()
             recover(state)
             refuse_forgotten(loaded, target)
+            watch.phase("planning")
             known = look_customers_up(loaded, folder, intake, credentials, watch)
             drawn = plan.draw(
                 folder / "input.parquet",
@@ -73,6 +75,7 @@ def start(
             )
             reached("plan.drawn")
             refuse_other_names(loaded, folder / "plan.parquet", drawn, known)
+            watch.phase("")
             watch.planned(drawn, folder)
             if drawn.to_send:
                 confirmation.obtain(

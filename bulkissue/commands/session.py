@@ -51,6 +51,7 @@ class Watch:
         planned: The plan stands; with the run's folder (a temporary one on a dry run).
         sending: The counters have changed; with the rows to send in all.
         looking_up: So many customers were looked up, of so many.
+        phase: Something else is being done from now on, in a word or two; empty while a person is asked.
     """
 
     taken: Callable[[Intake], None] = lambda _: None
@@ -58,6 +59,7 @@ class Watch:
     planned: Callable[[plan.Plan, Path], None] = lambda _plan, _folder: None
     sending: Callable[[Counters, int], None] = lambda _counters, _rows: None
     looking_up: Callable[[int, int], None] = lambda _asked, _of: None
+    phase: Callable[[str], None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,7 @@ class Session:
 
     def _settle(self, halt: Halt | None) -> Result:
         reached("sending.ended")
+        self.watch.phase("writing ledgers")
         ending = ending_of(halt)
         self.journal.write(
             [Event("run.stopped" if halt else "run.completed", now_ms(), {"reason": ending.reason if halt else ""})]

@@ -4,6 +4,7 @@ Status: where a run stands, read from its plan and journal, also while another p
 Reads only. It must never take the target's lock or touch the journal's WAL.
 """
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -24,6 +25,8 @@ from bulkissue.state.journal import Journal
 from bulkissue.state.run_folder import Manifest
 
 _RATE_WINDOW_MS = 60_000
+#: Seconds between two looks at a run, and how many times as long as a look takes they are at least.
+_LOOK_SECONDS, _LOOK_SHARE = 1.0, 10.0
 #: What a manifest says while a process works on the run, or after it was killed.
 _NOT_SETTLED = ("planned", "running")
 
@@ -44,6 +47,7 @@ class Status:
         waits: How often the service asked to wait.
         waited_seconds: For how long, in all.
         rows_per_minute: Answered, in the last minute of sending or since it began.
+        reasons: Of this session's rows that did not succeed, by reason.
         seconds_left: At that rate; None where it cannot be said.
         pace: How fast it is sending, and why not faster; None where it is not, or has no answer yet.
     """
@@ -58,6 +62,7 @@ class Status:
     waits: int
     waited_seconds: float
     rows_per_minute: float
+    reasons: dict[str, int]
     seconds_left: float | None
     pace: PaceState | None
 
@@ -73,6 +78,7 @@ def read(folder: Path) -> Status:
     job = load(folder / "job.toml", flags={}, environ={}).job
     drawn = load_plan(folder / "plan.parquet", job)
     answered: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
     waits = 0
     rate = waited = 0.0
     requests = attempts = 0
@@ -86,7 +92,7 @@ def read(folder: Path) -> Status:
     if journal is not None:
         try:
             requests, attempts = journal.requests_and_attempts()
-            rate = _count(journal, answered, died=state == "interrupted")
+            rate = _count(journal, answered, reasons, died=state == "interrupted")
             for event in journal.events():
                 if event.name == "service.throttled":
                     waits += 1
@@ -113,9 +119,27 @@ def read(folder: Path) -> Status:
         waits=waits,
         waited_seconds=waited,
         rows_per_minute=round(rate, 1),
+        reasons=dict(reasons.most_common()),
         seconds_left=round(60.0 * left / rate, 1) if rate and state == "running" else None,
         pace=pace,
     )
+
+
+def follow(folder: Path) -> Iterator[Status]:
+    """
+    Where the run stands, again and again while a process works on it; waits between two looks.
+
+    Raises:
+        StateRefused: As `read`.
+    """
+    while True:
+        began = time.monotonic()
+        found = read(folder)
+        yield found
+        if found.state not in _NOT_SETTLED:
+            return
+        # Of a large run a look takes a while.
+        time.sleep(max(_LOOK_SECONDS, _LOOK_SHARE * (time.monotonic() - began)))
 
 
 def list_runs(runs_dir: Path) -> Iterator[tuple[Path, Manifest | None]]:
@@ -149,19 +173,26 @@ def _standing(folder: Path) -> tuple[Manifest, run_folder.State]:
     return manifest, manifest.state
 
 
-def _count(journal: Journal, answered: Counter[str], *, died: bool) -> float:
-    """Count rows by outcome into `answered`; the rows per minute that were answered in the last minute of sending."""
+def _count(journal: Journal, answered: Counter[str], reasons: Counter[str], *, died: bool) -> float:
+    """
+    Count rows by outcome and by reason.
+
+    Returns:
+        The rows per minute that were answered in the last minute of sending.
+    """
     first = last = journal.last_answer()
     recent = 0
-    for size, sent_at, answered_at, void, outcome in journal.outcomes():
-        if outcome is None:
+    for size, sent_at, answered_at, void, ended in journal.outcomes():
+        if ended is None:
             if died and void is None:  # nobody is left to hear an answer
                 answered[Outcome.UNKNOWN] += size
             continue
-        if isinstance(outcome, str):
-            answered[outcome] += size
-        else:
-            answered.update(outcome)
+        outcomes = [ended.outcome] * size if isinstance(ended.outcome, str) else ended.outcome
+        answered.update(outcomes)
+        if ended.outcome != Outcome.SUCCEEDED:
+            whys = [ended.reason] * size if isinstance(ended.reason, str) else ended.reason
+            told = zip(outcomes, whys, strict=True)
+            reasons.update(why for outcome, why in told if outcome != Outcome.SUCCEEDED)
         if (answered_at or 0) > last - _RATE_WINDOW_MS:
             first = min(first, sent_at)
             recent += size

@@ -41,6 +41,7 @@ class Counters:
 
     Attributes:
         rows: By outcome.
+        reasons: Rows that did not succeed, by reason.
         attempts: Sendings.
         waits: How often the service asked to wait.
         waited_seconds: For how long in all.
@@ -48,6 +49,7 @@ class Counters:
     """
 
     rows: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
     attempts: int = 0
     waits: int = 0
     waited_seconds: float = 0.0
@@ -109,6 +111,8 @@ class Guards:
             self.counters.rows[results.outcome] += rows
         else:
             self.counters.rows.update(results.outcome)
+        if results.outcome != Outcome.SUCCEEDED:
+            self._count_reasons(results, rows)
         if stop:
             return Halt.by("guard.refusal", stop)
         return self._judge()
@@ -118,6 +122,15 @@ class Guards:
         self.counters.rows[Outcome.FAILED] += rows
         self._ran_out += rows
         return self._judge()
+
+    def _count_reasons(self, results: Results, rows: int) -> None:
+        if isinstance(results.outcome, str) and isinstance(results.reason, str):
+            self.counters.reasons[results.reason] += rows
+            return
+        outcomes = [results.outcome] * rows if isinstance(results.outcome, str) else results.outcome
+        reasons = [results.reason] * rows if isinstance(results.reason, str) else results.reason
+        told = zip(outcomes, reasons, strict=True)
+        self.counters.reasons.update(reason for outcome, reason in told if outcome != Outcome.SUCCEEDED)
 
     def _judge(self) -> Halt | None:
         rows, settings = self.counters.rows, self._settings

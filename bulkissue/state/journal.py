@@ -91,13 +91,14 @@ _PATIENCE_SECONDS = 30
 _encode = msgspec.json.Encoder().encode
 
 
-class _Ended(msgspec.Struct, gc=False):
-    """`Results`, of which only the outcomes are wanted."""
+class Ended(msgspec.Struct, gc=False):
+    """`Results`, of which only the outcomes and the reasons are wanted."""
 
     outcome: str | list[str]
+    reason: str | list[str]
 
 
-_decode_outcome = msgspec.json.Decoder(_Ended).decode
+_decode_ended = msgspec.json.Decoder(Ended).decode
 _decode_results = msgspec.json.Decoder(Results).decode
 _decode_raw_results = msgspec.json.Decoder(RawResults).decode
 _decode_rows = msgspec.json.Decoder(list[Annotated[int, msgspec.Meta(ge=0)]]).decode
@@ -341,13 +342,13 @@ class Journal:
         with self._reading():
             return self._one("SELECT coalesce(max(answered_at), 0) FROM answer")
 
-    def outcomes(self) -> Iterator[tuple[int, int, int | None, str | None, str | list[str] | None]]:
+    def outcomes(self) -> Iterator[tuple[int, int, int | None, str | None, Ended | None]]:
         """
-        Every attempt with its rows' outcomes and nothing else of them, in no order, for what only counts.
+        Every attempt with its rows' outcomes and reasons and nothing else of them, in no order, for what only counts.
 
         Yields:
-            How many rows, when sent, when answered, why void, and their outcome, or outcomes (None where void, or
-            without an answer).
+            How many rows, when sent, when answered, why void, and how they ended (None where void, or without an
+            answer).
         """
         with self._reading():
             cursor = self._reader.execute(
@@ -355,7 +356,7 @@ class Journal:
                 " FROM intent LEFT JOIN answer USING (attempt)"
             )
             for rows, sent_at, answered_at, void, results in cursor:
-                yield rows, sent_at, answered_at, void, None if results is None else _decode_outcome(results).outcome
+                yield rows, sent_at, answered_at, void, None if results is None else _decode_ended(results)
 
     def marks(self, rows: int) -> bytearray:
         """
