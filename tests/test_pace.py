@@ -370,6 +370,15 @@ def test_headers_of_a_policy() -> None:
     assert seen.used(60, 300) > 0.95 * 4 * 240
 
 
+@pytest.mark.parametrize("burst", [1.0, 2.0, 5.0])
+def test_a_gateway_that_takes_no_burst(burst: float) -> None:
+    """A limiter of 50 a second that takes hardly any at once, and says nothing: the pace settles near its limit."""
+    seen = send_for(2, TokenBucket(3000, burst, tokens=burst), 6000, latency=0.002)
+    assert seen.taken[399] < 45
+    assert seen.used(60, 120) >= 0.6 * 3000
+    assert seen.refusals(60, 120) < 0.02
+
+
 LIES: dict[str, Callable[[float, int], Quota]] = {
     "nothing left, always a minute": lambda now, count: Quota(600, 0, 60),
     "nothing left in this minute": lambda now, count: Quota(600, 0, 60 - now % 60),

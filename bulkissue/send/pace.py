@@ -29,7 +29,7 @@ _LONG_WAIT = 5.0
 #: After a refusal the pace is a small step under what it was; or, where the wait was long or a minute of this pace was
 #: taken, a little under what the service took in the last minute. But it is at least such a share of what it was:
 #: what the service took of a run that is young, or that others have just joined, says little.
-_STEP, _UNDER = 0.02, 0.95
+_STEP, _UNDER = 0.01, 0.95
 #: The step doubles where so few requests were taken since the last refusal, up to the second.
 _FEW, _LARGEST_STEP = 4, 0.2
 _LEAST, _LEAST_OF_A_YOUNG_RUN = 0.2, 0.5
@@ -119,7 +119,8 @@ class Pace:
             wait = max(known.next, known.held_until, window.hold(known.window, now)) - now
             if wait > _AT_ONCE:
                 return wait
-            known.next = max(known.next, now - CATCH_UP) + SPREAD / self._pace(known, now)
+            # A hold is nothing to be caught up with: a gateway that takes no burst would refuse it at any pace.
+            known.next = max(known.next, known.held_until, now - CATCH_UP) + SPREAD / self._pace(known, now)
             window.take(known.window, now)
             return 0.0
 
