@@ -85,7 +85,7 @@ class Standing:
 
     def outcomes(self) -> Text:
         """Rows by outcome; what there is none of is left out, but for those that succeeded."""
-        parts = Text()
+        parts = Text(no_wrap=True, overflow="ellipsis")
         for outcome, colour in _COLOURS.items():
             if (count := self.counts.get(outcome, 0)) or outcome is Outcome.SUCCEEDED:
                 parts.append(" · " if parts else "").append(f"{count:,} {outcome}", style=colour)
@@ -130,7 +130,7 @@ class Area:
             return
         if not wide:
             yield _short(found.figures())
-        yield _short(found.outcomes())
+        yield found.outcomes()
         for line in (found.hindrances(), *found.causes()):
             if line:
                 yield _short(line)
@@ -234,7 +234,5 @@ def following(console: Console, standings: Iterable[Standing]) -> None:
             console.print(line, soft_wrap=True)
 
 
-def _short(text: str | Text) -> Text:
-    text = Text(text) if isinstance(text, str) else text
-    text.no_wrap, text.overflow = True, "ellipsis"
-    return text
+def _short(text: str) -> Text:
+    return Text(text, no_wrap=True, overflow="ellipsis")
