@@ -35,6 +35,9 @@ PLACE_OF_DIGESTING = "history.digested"
 #: Those of `state rebuild`.
 PLACES_OF_REBUILD = ("rebuild.registered", "rebuild.recovered", "rebuild.counted")
 
+#: Those of `purge` and `erase`.
+PLACES_OF_REDACTION = ("redaction.copied", "redaction.made", "redaction.whole", "redaction.moved")
+
 _WANTED, _, _NUMBER = os.environ.get("BULKISSUE_CRASH_AT", "").partition(":")
 _passed: Counter[str] = Counter()
 

@@ -85,7 +85,7 @@ class Zygote:
             cwd: Its folder; its output goes into a folder beside it.
             environ: Beside the credentials.
             how: `file_size`: the most bytes a file may grow to, as on a full disk. `unprivileged`: even for
-                root the modes of files count.
+                root the modes of files count. `stdin`: what is typed.
         """
         self._count += 1
         outputs = cwd.with_name(f"{cwd.name}-out")
@@ -93,6 +93,10 @@ class Zygote:
         out, err = outputs / f"{self._count}.out", outputs / f"{self._count}.err"
         out.touch()
         err.touch()
+        if "stdin" in how:
+            typed = outputs / f"{self._count}.in"
+            typed.write_text(str(how["stdin"]), encoding="utf-8")
+            how["stdin"] = str(typed)
         texts = tuple(map(str, arguments))
         child = {
             "arguments": texts,
@@ -158,7 +162,7 @@ def _become(child: dict[str, Any]) -> NoReturn:
 
     os.setsid()
     for place, number, flags in (
-        (os.devnull, 0, os.O_RDONLY),
+        (child.get("stdin", os.devnull), 0, os.O_RDONLY),
         (child["out"], 1, os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
         (child["err"], 2, os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
     ):

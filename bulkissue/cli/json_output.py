@@ -196,6 +196,8 @@ def of_lost(job: "Job", word: "LastWord", customers: int) -> dict[str, Any]:
 
 def of_runs(runs: list[tuple[Path, "Manifest | None"]]) -> dict[str, Any]:
     """The JSON document of `status` without a run: the list, newest first."""
+    from bulkissue.state.run_folder import size_of
+
     return {
         "runs": [
             {
@@ -208,6 +210,7 @@ def of_runs(runs: list[tuple[Path, "Manifest | None"]]) -> dict[str, Any]:
                 "parent_run_id": manifest.parent_run_id if manifest else None,
                 "rehearsal": manifest.rehearsal if manifest else None,
                 "started_at": manifest.started_at if manifest else None,
+                "bytes": size_of(folder),
             }
             for folder, manifest in runs
         ]

@@ -58,14 +58,14 @@ def verify(run_name: str, runs_dir: Path, as_json: bool) -> int:
 
     Every row stands in one ledger, every ledger is what plan and journal say, and no file was changed since.
     """
-    from bulkissue.commands.verify import changed_inputs
+    from bulkissue.commands.verify import changed_inputs, removals
     from bulkissue.commands.verify import verify as prove
     from bulkissue.state import run_folder
 
     screen = Screen(as_json=as_json, quiet=False)
     manifest, wrong = prove(run_folder.find_run(run_name, runs_dir))
     code = ExitCode.INTERNAL if wrong else ExitCode.OK
-    notes = changed_inputs(manifest)
+    notes = [*removals(manifest), *changed_inputs(manifest)]
     if as_json:
         told = {"run_id": manifest.run_id, "exit_code": int(code), "counts": manifest.counts}
         screen.document({**told, "wrong": wrong, "notes": notes})

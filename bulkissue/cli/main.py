@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 
 from bulkissue import __version__
-from bulkissue.cli import accounting, installing, looking, sending, settling, state
+from bulkissue.cli import accounting, installing, keeping, looking, sending, settling, state
 from bulkissue.errors import BulkissueError, ExitCode
 from bulkissue.signals import ENDING
 from bulkissue.streams import Unfailing, open_standard_streams
@@ -47,6 +47,8 @@ for _command in (
     looking.history_command,
     accounting.export,
     accounting.diff,
+    keeping.purge,
+    keeping.erase,
     state.state_group,
     looking.check,
     looking.sandbox,

@@ -24,7 +24,7 @@ from bulkissue.job.target import parse
 from bulkissue.outcomes import LEDGER_OF, Outcome
 from bulkissue.plan.plan import Plan
 from bulkissue.service.codes import meaning
-from bulkissue.state.run_folder import Manifest
+from bulkissue.state.run_folder import Manifest, size_of
 
 _MOST_NAMED = 20
 _MOST_REASONS = 5
@@ -232,7 +232,7 @@ def print_runs(console: Console, runs: Iterable[tuple[Path, Manifest | None]]) -
     rows: list[tuple[str, ...]] = []
     for folder, manifest in runs:
         if manifest is None:
-            rows.append((folder.name, "", "no manifest: nothing was sent", "", "", "", "", ""))
+            rows.append((folder.name, "", "no manifest: nothing was sent", "", "", "", "", "", _size(folder)))
             continue
         counts = manifest.counts
         rows.append(
@@ -244,9 +244,14 @@ def print_runs(console: Console, runs: Iterable[tuple[Path, Manifest | None]]) -
                 f"{manifest.rows:,}",
                 *(f"{counts.get(outcome, 0):,}" for outcome in (Outcome.SUCCEEDED, Outcome.UNKNOWN)),
                 manifest.parent_run_id or "",
+                _size(folder),
             )
         )
-    _print(console, ("run", "job", "state", "exit", "rows", "succeeded", "unknown", "parent"), rows)
+    _print(console, ("run", "job", "state", "exit", "rows", "succeeded", "unknown", "parent", "size"), rows)
+
+
+def _size(folder: Path) -> str:
+    return f"{size_of(folder) / 1e6:,.1f} MB"
 
 
 def print_history(console: Console, found: list[dict[str, Any]]) -> None:

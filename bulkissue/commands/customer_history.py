@@ -16,13 +16,13 @@ from bulkissue.state import register
 _SHOWN = ("outcome", "run", "source_file", "source_row", "reference", "answered_at")
 
 
-def what_customer_got(loaded: LoadedJob, identifier: str) -> list[dict[str, object]]:
+def keys_of(loaded: LoadedJob, identifier: str) -> pl.DataFrame:
     """
-    Every line of the target's history about this customer, oldest first.
+    What an identifier may mean by the job's rules: `identifier_type`, `compare_key` (String), a line for each type.
 
     Args:
-        loaded: The job; its target is asked about, and its rules normalise the identifier.
-        identifier: As a file would have it; each identifier type that it could be is looked up.
+        loaded: The job.
+        identifier: As a file would have it.
     """
     routes = routes_of(loaded.job)
     carried = {kind: ROUTES[route].SOURCES and ("INSTORE",) for kind, route in routes.items()}
@@ -39,11 +39,23 @@ def what_customer_got(loaded: LoadedJob, identifier: str) -> list[dict[str, obje
         for kind in IDENTIFIER_TYPES
         if kind in routes
     ]
-    keys = (
+    return (
         pl.concat(possible)
         .filter(pl.col("reason").is_null())
         .select(pl.col("identifier_type").cast(pl.String), "compare_key")
+        .collect()
     )
+
+
+def what_customer_got(loaded: LoadedJob, identifier: str) -> list[dict[str, object]]:
+    """
+    Every line of the target's history about this customer, oldest first.
+
+    Args:
+        loaded: The job; its target is asked about, and its rules normalise the identifier.
+        identifier: As a file would have it; each identifier type that it could be is looked up.
+    """
+    keys = keys_of(loaded, identifier).lazy()
     remembered = register.issued_without_lock(loaded.state_dir, loaded.job.issues())
     mobiles = keys.filter(pl.col("identifier_type") == "mobile").collect()["compare_key"]
     remembered = same_number.alike(remembered, mobiles, loaded.job.identifiers.calling_code)

@@ -55,7 +55,7 @@ def recover(state: register.TargetState, *, without: str = "") -> None:
                 _refuse_untrusted(folder, run)
                 with tempfile.TemporaryDirectory(prefix=".recover-", dir=folder) as scratch:
                     parts = ledgers.journalled_history(folder, Path(scratch))
-                    size = state.write_history(run.run_id, state.digests.of_run(parts))
+                    size = state.write_history(run.run_id, state.digests.of_run(parts, folder))
         except StateRefused as trouble:
             raise StateRefused(
                 f"run {run.run_id} of this target {'crashed and' if crashed else 'has lost its history,'} "

@@ -34,6 +34,7 @@ def signed_in(loaded: loading.LoadedJob, environ: Mapping[str, str], watch: Watc
 def standing(folder: Path) -> Iterator[tuple[Manifest, register.TargetState]]:
     """A run as it stands: its target's lock and its own held, its folder proven unchanged."""
     manifest = run_folder.read_manifest(folder)
+    run_folder.refuse_purged(manifest)
     state_dir, target, run_id = Path(manifest.state_dir), parse(manifest.target), manifest.run_id
     logs.bind(run_id=run_id, job=manifest.job)
     require_state(state_dir)

@@ -33,6 +33,7 @@ def retry(
         BulkissueError: As `start`.
     """
     manifest = run_folder.read_manifest(parent)
+    run_folder.refuse_purged(manifest)
     if manifest.state != "completed":
         raise UsageRefused(
             f"run {manifest.run_id} has not come to its end and can be resumed",

@@ -144,7 +144,8 @@ class Session:
         try:
             books = ledgers.write(run, self.journal, ending, formats, self.folder)
             reached("ledgers.written")
-            remembered = self.state.write_history(self.manifest.run_id, self.state.digests.of_run(books.history))
+            lines = self.state.digests.of_run(books.history, self.folder)
+            remembered = self.state.write_history(self.manifest.run_id, lines)
             reached("history.written")
         except (OSError, pl.exceptions.PolarsError) as trouble:
             raise StateRefused(

@@ -46,6 +46,16 @@ def verify(folder: Path) -> tuple[Manifest, list[str]]:
     return manifest, wrong
 
 
+def removals(manifest: Manifest) -> list[str]:
+    """What was removed from the run's folder, a sentence each."""
+    return [
+        f"purged at {one.at}: who the customers were is not known any more; counts and proofs stay"
+        if one.by == "purge"
+        else f"{one.rows:,} rows were erased by request at {one.at}"
+        for one in manifest.removals
+    ]
+
+
 def changed_inputs(manifest: Manifest) -> list[str]:
     """
     Which input files are not what was read any more, a sentence each.

@@ -400,6 +400,9 @@ class OutputSection(Section):
     csv_bom: bool = Field(
         default=False, description="Begin CSV ledgers with a byte-order mark; they have one where the input had."
     )
+    keep_days: Annotated[int, Field(ge=1, le=36_500)] | None = Field(
+        default=None, description="For `bulkissue purge`: how long personal data of settled runs is kept."
+    )
     duplicates: Literal["rows", "count"] = Field(
         default="rows",
         description="count: duplicate.csv has its first 1,000 rows, and the others are counted by reason.",

@@ -4,6 +4,7 @@ A plan's rows as they are reckoned with: their columns, how they are settled, an
 It must never settle a row twice: what has an outcome keeps it.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -70,6 +71,14 @@ def apply(rows: pl.DataFrame, settled: pl.DataFrame) -> pl.DataFrame:
 def name_of(input_path: Path, row: int) -> str:
     """A row as messages name it."""
     return str(row_names(input_path, pl.Series([row], dtype=pl.UInt32))["name"][0])
+
+
+def known_by_row(plan: Path, rows: Sequence[int]) -> dict[int, list[str]]:
+    """What the customers of some rows of a plan are known by, as it was sent and as it is compared."""
+    wanted = pl.Series(rows, dtype=pl.UInt32).implode()
+    found = pl.scan_parquet(plan, glob=False).filter(pl.col("row").is_in(wanted))
+    names = ("identifier", "compare_key", *KNOWN_BY.values())
+    return {row: [text for text in texts if text] for row, *texts in found.select("row", *names).collect().iter_rows()}
 
 
 def row_names(input_path: Path, wanted: pl.Series) -> pl.DataFrame:

@@ -9,7 +9,8 @@ be sent. What it found stays, whatever ends it, so that the next start asks for 
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,14 +82,8 @@ class Memory:
         lines = [(one.identifier_type, key, one.source, one.account_id, customer) for one, key, customer in found]
         new = pl.LazyFrame(lines, schema=SCHEMA, orient="row")
         make_folder(self.folder)
-        lock = KernelLock(self.folder / "customers.lock")
-        if not any(lock.take("") for _ in range(_PATIENCE)):
-            raise TargetLocked(f"another run keeps {lock.path} to itself", hint="start again when it has ended")
-        try:
-            with replacing_path(self._path) as path:
-                pl.concat([self._kept().join(new, on=KEY, how="anti"), new]).sink_parquet(path, compression="zstd")
-        finally:
-            lock.give_back()
+        with self._locked(), replacing_path(self._path) as path:
+            pl.concat([self._kept().join(new, on=KEY, how="anti"), new]).sink_parquet(path, compression="zstd")
 
     @property
     def _path(self) -> Path:
@@ -107,6 +102,38 @@ class Memory:
                 hint="remove it: it only spares questions, and the next run asks them again",
             )
         return pl.scan_parquet(self._path, glob=False)
+
+    def forget(self, keys: Collection[tuple[str, str]]) -> int:
+        """
+        Remove what was looked up of these identifiers (type, compare key), and of those of the same customers.
+
+        Returns:
+            How many lines went.
+        """
+        if not self._path.exists():
+            return 0
+        kept = self._kept().collect()
+        asked = pl.DataFrame(list(keys), schema=dict.fromkeys(KEY[:2], pl.String()), orient="row")
+        mine = kept.join(asked, on=KEY[:2], how="semi")
+        ids = pl.concat([mine["customer_id"], asked.filter(pl.col("identifier_type") == "id")["compare_key"]])
+        named = kept.join(asked, on=KEY[:2], how="semi").select(KEY)
+        rest = kept.join(named, on=KEY, how="anti").filter(
+            ~pl.col("customer_id").is_in(ids.filter(ids != "").implode()).fill_null(value=False)
+        )
+        if rest.height < kept.height:
+            with self._locked(), replacing_path(self._path) as path:
+                rest.write_parquet(path, compression="zstd")
+        return kept.height - rest.height
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        lock = KernelLock(self.folder / "customers.lock")
+        if not any(lock.take("") for _ in range(_PATIENCE)):
+            raise TargetLocked(f"another run keeps {lock.path} to itself", hint="start again when it has ended")
+        try:
+            yield
+        finally:
+            lock.give_back()
 
 
 def memory_of(loaded: LoadedJob) -> Memory:
@@ -229,3 +256,18 @@ def _refused(what: str) -> SettingsRefused:
         hint="start again later: what was found is kept, and only the rest is asked for; "
         "or set resolve_customers = false under [identifiers]",
     )
+
+
+def forget(loaded: LoadedJob, keys: Collection[tuple[str, str]]) -> int:
+    """
+    Remove customers from what every environment of a job's state folder remembers of lookups.
+
+    Args:
+        loaded: The job.
+        keys: Their identifiers: type and compare key.
+
+    Returns:
+        How many lines went.
+    """
+    files = sorted(loaded.state_dir.glob("*/customers.parquet"))
+    return sum(Memory(path.parent, lookup.SOURCE).forget(keys) for path in files)

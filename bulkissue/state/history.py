@@ -24,6 +24,9 @@ from bulkissue.outcomes import KNOWN_BY, STRENGTH
 
 _KEY = "key"
 _PROFILE = "bulkissue.profile"
+_CHECK = "bulkissue.key"
+#: The file in a run folder that holds the digests of customers who were removed from it.
+REMEMBERED = "remembered.parquet"
 _KEY_BYTES = 32
 _DIGEST_BYTES = 8
 
@@ -105,10 +108,22 @@ class Digests:
             (self.of(kind, pl.col(kind)) if kind in kinds else nothing).alias(kind) for kind in STRENGTH
         )
 
-    def of_run(self, parts: Sequence[Path]) -> pl.LazyFrame:
-        """What a run tells in Parquet files of `RUN_SCHEMA`, as lines of history."""
+    def of_run(self, parts: Sequence[Path], folder: Path | None = None) -> pl.LazyFrame:
+        """
+        What a run tells in Parquet files of `RUN_SCHEMA`, as lines of history.
+
+        Args:
+            parts: The files.
+            folder: The run's folder, where the digests of customers are kept who were removed from it.
+
+        Raises:
+            StateRefused: Those digests are of another state folder.
+        """
         rows = pl.scan_parquet(list(parts), glob=False) if parts else pl.LazyFrame(schema=RUN_SCHEMA)
-        return self.digested(rows)
+        lines = self.digested(rows.filter(pl.col("compare_key").is_not_null()))
+        if folder is None or not (folder / REMEMBERED).exists():
+            return lines
+        return pl.concat([lines, read_remembered(folder / REMEMBERED, self)])
 
     def digested(self, rows: pl.LazyFrame) -> pl.LazyFrame:
         """What a run tells (`RUN_SCHEMA`) as lines of history."""
@@ -265,6 +280,27 @@ def write(path: Path, lines: pl.LazyFrame) -> None:
             written.sink_parquet(partial, compression="zstd", compression_level=1, statistics=False, metadata=profile)
         finally:
             draft.unlink(missing_ok=True)
+
+
+def write_remembered(path: Path, lines: pl.LazyFrame, digests: Digests) -> None:
+    """Write the digests of customers who were removed from a run's folder, and under which key they were made."""
+    with replacing_path(path) as partial:
+        lines.sink_parquet(partial, compression="zstd", metadata={_CHECK: f"{digests.of_text('check', '')}"})
+
+
+def read_remembered(path: Path, digests: Digests) -> pl.LazyFrame:
+    """
+    Lines of history as `write_remembered` wrote them.
+
+    Raises:
+        StateRefused: They were made under another key: nobody could be found by them.
+    """
+    if pl.read_parquet_metadata(path).get(_CHECK) != f"{digests.of_text('check', '')}":
+        raise StateRefused(
+            f"{path} was made under the key of another state folder, and the customers themselves were removed",
+            hint="restore the state folder, or its key, from a backup",
+        )
+    return pl.scan_parquet(path, glob=False, schema=HISTORY_SCHEMA)
 
 
 def digest_old(path: Path, digests: Digests) -> bool:

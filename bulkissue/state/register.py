@@ -21,7 +21,7 @@ import glob
 import os
 import shutil
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -35,6 +35,7 @@ from bulkissue.errors import StateRefused, TargetLocked
 from bulkissue.failpoint import PLACE_OF_DIGESTING, reached
 from bulkissue.files import KernelLock, fingerprint, identity, make_folder, replacing_path, write_whole
 from bulkissue.job.target import Target, parse
+from bulkissue.outcomes import KNOWN_BY
 from bulkissue.state import history
 from bulkissue.state.folder import read_mark
 from bulkissue.state.history import Digests, History
@@ -195,6 +196,30 @@ class TargetState:
             for path in kept.values()
         ]
         return [(word, pl.read_parquet(path)) for word, path in sorted(said, key=lambda one: str(one[0]["at"]))]
+
+
+def erase_words(state_dir: Path, texts: Collection[str]) -> int:
+    """
+    Take customers out of what persons said of lost runs; their digests stay in history.
+
+    Args:
+        state_dir: The state folder.
+        texts: What they are known by.
+
+    Returns:
+        How many lines they were in.
+    """
+    erased = 0
+    names = ["compare_key", "customer_id", *KNOWN_BY.values()]
+    for path in sorted(state_dir.glob("*/*/**/words/*.parquet")):
+        lines = pl.read_parquet(path)
+        mine = pl.any_horizontal(pl.col(name).is_in(list(texts)).fill_null(value=False) for name in names)
+        if count := lines.filter(mine).height:
+            kept = lines.with_columns(pl.when(~mine).then(pl.col(name)).alias(name) for name in names)
+            with replacing_path(path) as partial:
+                kept.write_parquet(partial)
+            erased += count
+    return erased
 
 
 def known_runs(state_dir: Path) -> set[str]:

@@ -66,6 +66,23 @@ class SameCustomers(msgspec.Struct, frozen=True):
     named: tuple[SameCustomer, ...] = ()
 
 
+class Removal(msgspec.Struct, frozen=True):
+    """
+    Personal data that was removed from a run's folder.
+
+    Attributes:
+        by: `purge`: of all its customers, as their time had come. `erase`: of one, by request.
+        at: When, ISO 8601 in UTC.
+        rows: Of how many rows.
+        before: The SHA-256 that each file had before.
+    """
+
+    by: Literal["purge", "erase"]
+    at: str
+    rows: int
+    before: dict[str, str]
+
+
 class LeftOut(msgspec.Struct, frozen=True):
     """Rows of one outcome and reason that `duplicate.csv` does not have."""
 
@@ -105,6 +122,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=False):
         csv_bom: Whether its CSV ledgers begin with a byte-order mark, as its input did or the job says.
         duplicates: Whether `duplicate.csv` has all its rows, or the first ones and the others are counted here.
         left_out: What it then leaves out.
+        removals: Personal data that was removed from the folder since.
         fallbacks: Which rows go by another identifier than the preferred one, and why; in sentences.
         in_doubt: Rows left out because an earlier run may have issued them.
         same_customers: Double gifts that no comparison of identifiers can see; None where nobody looked.
@@ -146,11 +164,17 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=False):
     csv_bom: bool = False
     duplicates: Literal["rows", "count"] = "rows"
     left_out: tuple[LeftOut, ...] = ()
+    removals: tuple[Removal, ...] = ()
     fallbacks: tuple[str, ...] = ()
     in_doubt: int = 0
     same_customers: SameCustomers | None = None
     versions: dict[str, str] = {}
     format: int = FORMAT
+
+    @property
+    def purged_at(self) -> str:
+        """When the personal data of all its customers was removed; empty where it was not."""
+        return next((removal.at for removal in self.removals if removal.by == "purge"), "")
 
 
 _RUN_ID = re.compile(r"[0-9]{8}T[0-9]{9}Z-[0-9a-f]{4}")
@@ -204,6 +228,11 @@ def read_manifest(folder: Path) -> Manifest:
         StateRefused: It is missing, unreadable or newer than this program.
     """
     path = folder / MANIFEST
+    if (folder / ".new" / ".whole").exists():
+        raise StateRefused(
+            f"{folder} is halfway through the removal of personal data, which was killed",
+            hint="bulkissue purge JOB.toml, or the erase that was killed, brings it to its end",
+        )
     try:
         content = path.read_bytes()
     except FileNotFoundError as trouble:
@@ -221,6 +250,20 @@ def read_manifest(folder: Path) -> Manifest:
         return msgspec.json.decode(content, type=Manifest)
     except msgspec.DecodeError as trouble:
         raise StateRefused(f"{path} cannot be read: {trouble}", hint="restore it from a copy of run.json") from trouble
+
+
+def refuse_purged(manifest: Manifest) -> None:
+    """
+    Make sure that a run's customers are still known.
+
+    Raises:
+        UsageRefused: They were purged.
+    """
+    if manifest.purged_at:
+        raise UsageRefused(
+            f"run {manifest.run_id} was purged at {manifest.purged_at}: who its customers were is not known any more",
+            hint="its counts and proofs stay: bulkissue status, verify and export still tell them",
+        )
 
 
 def refuse_changed(folder: Path, manifest: Manifest) -> None:
@@ -279,6 +322,11 @@ def _is_rehearsal(folder: Path) -> bool:
         return read_manifest(folder).rehearsal
     except StateRefused:  # whoever wants this run is told
         return False
+
+
+def size_of(folder: Path) -> int:
+    """The bytes of all files of a run's folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def list_runs(runs_dir: Path) -> list[Path]:
