@@ -32,7 +32,7 @@ def _period(_: click.Context, __: click.Parameter, text: str | None) -> timedelt
 @JSON
 def purge(job: Path, older_than: timedelta | None, dry_run: bool, as_json: bool) -> int:
     """
-    Remove the personal data of settled runs from the job's state folder's run folders.
+    Remove the personal data of settled runs.
 
     Counts, digests, proofs, and the memory that prevents a second issue stay. What is unknown is never purged. If
     left out, the period is that of [output] keep_days.
@@ -59,7 +59,7 @@ def purge(job: Path, older_than: timedelta | None, dry_run: bool, as_json: bool)
 @YES
 def erase(job: Path, identifier: str, yes: bool) -> int:
     """
-    Remove one customer from every run folder, by request, and print a receipt (JSON).
+    Remove one customer from every run folder; prints a receipt.
 
     The identifier is never given on the command line, where others on this machine can see it. All that stood beside it
     in its rows goes as well; the receipt says from where, and not who. Asks first, unless --yes is given.
