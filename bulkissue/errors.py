@@ -17,7 +17,6 @@ credentials); that is a result, not an exception. No message here may carry an i
 """
 
 from enum import IntEnum
-from typing import ClassVar
 
 
 class ExitCode(IntEnum):
@@ -61,7 +60,7 @@ class BulkissueError(Exception):
         run_dir: The folder of the run that was sending when it happened, else empty.
     """
 
-    exit_code: ClassVar[ExitCode] = ExitCode.INTERNAL
+    exit_code: ExitCode = ExitCode.INTERNAL
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)

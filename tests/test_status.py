@@ -175,3 +175,16 @@ def test_a_run_that_could_not_begin(scene):
     scene.run("plan.drawn")
     assert "nothing was sent" in scene.do("status").out
     assert json.loads(scene.do("status", "--json").out)["runs"][0]["state"] is None
+
+
+def test_the_latest_run_after_the_clock_was_set_back(scene):
+    """`latest` is the run that was begun last by the state folder's count, whatever the clocks said."""
+    first = scene.run().run_dir
+    second = scene.do("run", "job.toml", "--occasion", "again", "--yes", "--json").run_dir
+    earlier = second.with_name("20200101T000000000Z-0000")
+    second.rename(earlier)  # as if it had been begun when the clock was wrong
+    manifest = json.loads((earlier / "run.json").read_text())
+    (earlier / "run.json").write_text(json.dumps({**manifest, "run_id": earlier.name}))
+    assert scene.do("status", "--json").json["runs"][0]["run_id"] == first.name
+    # Its journal has the old name, and so is refused; the refusal says which run was meant.
+    assert str(earlier) in scene.do("status", "latest").err

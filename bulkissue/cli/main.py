@@ -6,6 +6,7 @@ happens; logs and progress go to standard error. No traceback and no exception t
 ever printed: it may hold an identifier.
 """
 
+import errno
 import json
 import os
 import signal
@@ -21,6 +22,18 @@ from bulkissue.cli import accounting, installing, keeping, looking, sending, set
 from bulkissue.errors import BulkissueError, ExitCode
 from bulkissue.signals import ENDING
 from bulkissue.streams import Unfailing, open_standard_streams
+
+_NOT_ALLOWED = (
+    "let the user who runs this write there (chown, chmod), or lead runs_dir and state_dir elsewhere, by the job file "
+    "or by BULKISSUE_RUNS_DIR and BULKISSUE_STATE_DIR"
+)
+#: What to do where the system refuses a file.
+_MENDING = {
+    errno.EACCES: _NOT_ALLOWED,
+    errno.EPERM: _NOT_ALLOWED,
+    errno.EROFS: _NOT_ALLOWED,
+    errno.ENOSPC: "free some room on that disk",
+}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -92,7 +105,9 @@ def main(arguments: list[str]) -> int:
         return refuse(ExitCode.INTERRUPTED, "interrupted")
     except OSError as trouble:
         place = f": {trouble.filename}" if isinstance(trouble.filename, str) else ""
-        return refuse(ExitCode.SETTINGS, f"{trouble.strerror or type(trouble).__name__}{place}")
+        return refuse(
+            ExitCode.SETTINGS, f"{trouble.strerror or type(trouble).__name__}{place}", _MENDING.get(trouble.errno or 0)
+        )
     except Exception as trouble:  # noqa: BLE001 - the last line of defence: said without the text, which may name a customer
         frame = traceback.extract_tb(trouble.__traceback__)[-1]
         where = f"{Path(frame.filename).name}:{frame.lineno}"

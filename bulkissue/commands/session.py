@@ -8,6 +8,7 @@ the disk or the process does.
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +36,7 @@ from bulkissue.state import register, run_folder
 from bulkissue.state.allowance import allowance_of
 from bulkissue.state.entries import Event
 from bulkissue.state.journal import Journal
+from bulkissue.state.reserve import reserved
 from bulkissue.state.run_folder import Manifest, Stop
 
 _STATE_OF_EXIT: dict[ExitCode, run_folder.State] = {ExitCode.INTERRUPTED: "interrupted"}
@@ -101,6 +103,8 @@ class Session:
         except BaseException as trouble:
             if isinstance(trouble, BulkissueError):
                 trouble.run_dir = str(self.folder)
+                if self._has_unanswered():
+                    trouble.exit_code = ExitCode.UNKNOWN_ROWS
             self.journal.leave()  # stays marked as open: what it lacks is not known here
             raise
 
@@ -114,19 +118,21 @@ class Session:
     ) -> Halt | None:
         limits, api = settings.api.limits, settings.api
 
-        dispatch = Dispatch(
-            batches=plan.batches(self.folder / "plan.parquet", drawn, marks),
-            journal=self.journal,
-            lanes=[lane_of(api) for _ in range(min(limits.concurrency, drawn.requests))],
-            make_auth=lambda pace: make_auth(api, credentials, lane_of(api), pace.slot),
-            to_issue=promotion_or_series(settings, self.manifest.run_id),
-            guards=Guards(settings.guards),
-            limits=limits,
-            allowance=allowance_of(self.loaded.state_dir, api.host, credentials.name),
-            watch=lambda counters: self.watch.sending(counters, rows),
-        )
-        signals.call(dispatch.interrupt)
-        return await dispatch.run()
+        with reserved(self.folder) as reserve:
+            dispatch = Dispatch(
+                batches=plan.batches(self.folder / "plan.parquet", drawn, marks),
+                journal=self.journal,
+                lanes=[lane_of(api) for _ in range(min(limits.concurrency, drawn.requests))],
+                make_auth=lambda pace: make_auth(api, credentials, lane_of(api), pace.slot),
+                to_issue=promotion_or_series(settings, self.manifest.run_id),
+                guards=Guards(settings.guards),
+                limits=limits,
+                reserve=reserve,
+                allowance=allowance_of(self.loaded.state_dir, api.host, credentials.name),
+                watch=lambda counters: self.watch.sending(counters, rows),
+            )
+            signals.call(dispatch.interrupt)
+            return await dispatch.run()
 
     def settle(self, halt: Halt | None) -> Result:
         """Write ledgers, history and manifest from plan and journal, and close the journal; no signal disturbs it."""
@@ -181,6 +187,12 @@ class Session:
         reached("run.settled")
         logs.get().info("run.finished", state=state, exit_code=manifest.exit_code, **manifest.counts)
         return Result(self.folder, manifest)
+
+    def _has_unanswered(self) -> bool:
+        """Whether something was sent of which the journal does not say what came of it."""
+        with suppress(StateRefused):  # the journal is what the trouble is about
+            return any(ended is None and void is None for *_, void, ended in self.journal.outcomes())
+        return True
 
     def _commits(self) -> int:
         return int(self.journal.meta()["commits"])

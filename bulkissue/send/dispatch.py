@@ -32,6 +32,7 @@ from bulkissue.state.allowance import Allowance
 from bulkissue.state.entries import PACE_CHANGED, Answer, Event, Intent
 from bulkissue.state.journal import Journal
 from bulkissue.state.journal_writer import JournalWriter
+from bulkissue.state.reserve import Reserve
 
 #: In an outage one lane tries again after each of these, at most `max_attempts` times; then the run stops.
 PROBE_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
@@ -56,6 +57,7 @@ class Dispatch:
         guards: When to stop.
         limits: Pace, attempts and sizes.
         allowance: What is known of how fast may be sent; None: by this process alone.
+        reserve: Room that is given back when the disk is full; None for none.
         watch: Told whenever the counters have changed.
         probe_seconds: Waits between the probes of an outage.
     """
@@ -71,6 +73,7 @@ class Dispatch:
         guards: Guards,
         limits: LimitsSection,
         allowance: Allowance | None = None,
+        reserve: Reserve | None = None,
         watch: Callable[[Counters], None] = lambda _: None,
         probe_seconds: Sequence[float] = PROBE_SECONDS,
     ) -> None:
@@ -82,7 +85,7 @@ class Dispatch:
         self._peeked: Batch | None = None
         self._identifier_type = ""
         self._in_flight = 0
-        self._writer = JournalWriter(journal)
+        self._writer = JournalWriter(journal, reserve)
         self._next_attempt = journal.next_attempt
         self._lanes = lanes
         self._pace = Pace(limits.pace, clock=time.monotonic, sleep=self._sleep, wall=time.time, allowance=allowance)

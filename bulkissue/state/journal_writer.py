@@ -11,6 +11,7 @@ from bulkissue.errors import StateRefused
 from bulkissue.failpoint import reached
 from bulkissue.state.entries import Answer, Entry, Intent
 from bulkissue.state.journal import Journal
+from bulkissue.state.reserve import Reserve
 
 _Note = tuple[Entry, asyncio.Future[None] | None]
 
@@ -19,12 +20,17 @@ class JournalWriter:
     """
     The one writer of a journal while lanes are running. Entries are written in the order in which they come.
 
+    Args:
+        journal: The journal.
+        reserve: Room that is given back when the disk is full, so that what is on its way can still be noted.
+
     While a commit is under way the next entries gather. SQLite runs in a thread of its own, so that an
     fsync holds up nobody's answer.
     """
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, reserve: Reserve | None = None) -> None:
         self._journal = journal
+        self._reserve = reserve or Reserve(None)
         self._gathered: list[_Note] = []
         self._committing: asyncio.Task[None] | None = None
         self._trouble: Exception | None = None
@@ -73,6 +79,11 @@ class JournalWriter:
                 trouble = failure
                 self._trouble = self._trouble or failure
                 self._refuse(taken)
+                if self._reserve.give_back():
+                    # With that room the answers that came along are noted after all; none of the intents is.
+                    again = [note for note in taken if not isinstance(note[0], Intent)]
+                    self._gathered = [*again, *self._gathered]
+                    taken = [note for note in taken if isinstance(note[0], Intent)]
             else:
                 for entry, _ in taken:
                     if isinstance(entry, Answer):

@@ -305,10 +305,7 @@ def find_run(name: str, runs_dir: Path) -> Path:
         UsageRefused: There is no such run.
     """
     if name == "latest":
-        runs = [folder for folder in list_runs(runs_dir) if (folder / MANIFEST).exists()]
-        if not runs:
-            raise UsageRefused(f"there is no run in {runs_dir}", hint="name the runs folder with --runs-dir")
-        return next((run for run in runs if not _is_rehearsal(run)), runs[0]).absolute()
+        return _latest(runs_dir).absolute()
     for folder in (runs_dir / name, Path(name)):
         if folder.is_dir():
             return folder.absolute()
@@ -317,11 +314,21 @@ def find_run(name: str, runs_dir: Path) -> Path:
     )
 
 
-def _is_rehearsal(folder: Path) -> bool:
-    try:
-        return read_manifest(folder).rehearsal
-    except StateRefused:  # whoever wants this run is told
-        return False
+def _latest(runs_dir: Path) -> Path:
+    """The run that was begun last: by its state folder's count, as a clock may have been set back; else by its id."""
+    runs = [folder for folder in list_runs(runs_dir) if (folder / MANIFEST).exists()]
+    if not runs:
+        raise UsageRefused(f"there is no run in {runs_dir}", hint="name the runs folder with --runs-dir")
+    last: dict[str, tuple[int, Path]] = {}
+    for folder in runs:
+        try:
+            manifest = read_manifest(folder)
+        except StateRefused:  # whoever wants this run is told
+            return folder
+        if not manifest.rehearsal:
+            kept = last.setdefault(manifest.state_identity, (manifest.number, folder))
+            last[manifest.state_identity] = max(kept, (manifest.number, folder))
+    return max((folder for _, folder in last.values()), key=lambda folder: folder.name, default=runs[0])
 
 
 def size_of(folder: Path) -> int:
