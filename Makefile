@@ -52,7 +52,7 @@ docs: setup  ## write the generated parts of the pages, and the job file's JSON 
 
 lock:  ## resolve the dependencies again (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-	    --extra xlsx --group dev --output-file requirements.lock pyproject.toml
+	    --extra xlsx --extra notify --extra metrics --group dev --output-file requirements.lock pyproject.toml
 
 clean:  ## remove what setup, demo, tests and benchmarks made
 	rm -rf .venv demo .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis \

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from bulkissue.commands import confirmation, customer_history
+from bulkissue.commands import confirmation, customer_history, notify
 from bulkissue.commands import reconcile as reconciling
 from bulkissue.commands import resolve as resolving
 from bulkissue.commands import resume as resuming
@@ -91,14 +91,17 @@ def run(
 
     Returns:
         How the run ended: `exit_code`, `folder` and `manifest` (`counts`, `reasons`, …). Failed and unknown rows are
-        outcomes, and raise nothing.
+        outcomes, and raise nothing. Those of `[notify]` have been told.
 
     Raises:
         BulkissueError: Nothing was sent, or the run stopped as its journal could not be written (`run_dir` names it).
     """
     choices = Choices(limit=limit, expect_rows=expect_rows, init_state=init_state)
     allowed = confirmation.Confirmation(confirmed or job.job.job.unattended)
-    return running.start(job, choices, allowed, _environ(environ), watch)
+    with notify.on_trouble(job.job, _environ(environ), job.base):
+        result = running.start(job, choices, allowed, _environ(environ), watch)
+    notify.of_result(job.job, result, _environ(environ), job.base)
+    return result
 
 
 def resume(

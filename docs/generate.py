@@ -21,6 +21,7 @@ import click
 
 import bulkissue.sandbox
 from bulkissue.cli.main import cli
+from bulkissue.commands.metrics import METRICS
 from bulkissue.errors import EXIT_MEANINGS
 from bulkissue.job.model import json_schema
 from bulkissue.outcomes import REASONS
@@ -85,6 +86,11 @@ def codes() -> str:
     return _table(("reason", "meaning"), [(f"`api.{code}`", words) for code, words in CODES.items()])
 
 
+def metrics() -> str:
+    """What Prometheus is told."""
+    return _table(("metric", "meaning"), [(f"`{name}`", meaning) for name, meaning in METRICS.items()])
+
+
 def exit_codes() -> str:
     """Every exit code and what it says."""
     return _table(("exit", "meaning"), [(str(int(code)), meaning) for code, meaning in EXIT_MEANINGS.items()])
@@ -116,6 +122,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "job file": job_file,
     "reasons": reasons,
     "codes": codes,
+    "metrics": metrics,
     "exit codes": exit_codes,
     "faults": faults,
     "sandbox": sandbox_values,

@@ -14,9 +14,6 @@ from bulkissue.errors import ExitCode
 if TYPE_CHECKING:
     from bulkissue.commands.session import Result
 
-if TYPE_CHECKING:
-    pass
-
 
 @click.command()
 @JOB
@@ -64,6 +61,7 @@ def run(  # noqa: PLR0917 - click passes every option by name
     """
     from bulkissue.cli import json_output, summary
     from bulkissue.commands import rehearsal
+    from bulkissue.commands.notify import of_result, on_trouble
     from bulkissue.commands.preparation import Choices, preview
     from bulkissue.commands.run import start
     from bulkissue.job.loading import load
@@ -92,14 +90,19 @@ def run(  # noqa: PLR0917 - click passes every option by name
         return refused
     if not sandbox:
         confirmation = screen.confirmation(given=yes or loaded.job.job.unattended)
-        result = start(loaded, choices, confirmation, os.environ, screen.watch())
-        return screen.result(_settled(result, screen, wanted=settle or loaded.job.reconcile.after_run))
+        with on_trouble(loaded.job, os.environ, loaded.base):
+            result = start(loaded, choices, confirmation, os.environ, screen.watch())
+            result = _settled(result, screen, wanted=settle or loaded.job.reconcile.after_run)
+        of_result(loaded.job, result, os.environ, loaded.base)
+        return screen.result(result)
     with rehearsal.stand_in(loaded.state_dir) as leading_there:
         rehearsed = load(job, flags={**flags, **leading_there}, environ=os.environ)
         confirmation = screen.confirmation(given=True)
         environ = rehearsal.environ_of(os.environ)
         rehearsal_choices = dataclasses.replace(choices, rehearsal=True)
-        return screen.result(start(rehearsed, rehearsal_choices, confirmation, environ, screen.watch()))
+        result = start(rehearsed, rehearsal_choices, confirmation, environ, screen.watch())
+    of_result(loaded.job, result, os.environ, loaded.base)
+    return screen.result(result)
 
 
 def _settled(result: "Result", screen: Screen, *, wanted: bool) -> "Result":
@@ -120,6 +123,7 @@ def resume(run_name: str, runs_dir: Path, yes: bool, as_json: bool, quiet: bool)
 
     Sends what was never sent, or is proven to have had no effect, and nothing else.
     """
+    from bulkissue.commands.notify import of_result, on_trouble
     from bulkissue.commands.resume import resume as go_on
     from bulkissue.job.loading import load
     from bulkissue.state import run_folder
@@ -129,8 +133,11 @@ def resume(run_name: str, runs_dir: Path, yes: bool, as_json: bool, quiet: bool)
     run_folder.read_manifest(folder)
     job = load(folder / "job.toml", flags={}, environ={}).job
     confirmation = screen.confirmation(given=yes or job.job.unattended)
-    result = go_on(folder, confirmation, os.environ, screen.watch(), screen.say)
-    return screen.result(_settled(result, screen, wanted=job.reconcile.after_run))
+    with on_trouble(job, os.environ, folder):
+        result = go_on(folder, confirmation, os.environ, screen.watch(), screen.say)
+        result = _settled(result, screen, wanted=job.reconcile.after_run)
+    of_result(job, result, os.environ, folder)
+    return screen.result(result)
 
 
 @click.command()
@@ -146,6 +153,7 @@ def retry(run_name: str, runs_dir: Path, yes: bool, as_json: bool, quiet: bool) 
     That is: over the rows of a finished run that failed, were rejected or were not attempted.
     """
     from bulkissue.cli import json_output
+    from bulkissue.commands.notify import of_result, on_trouble
     from bulkissue.commands.retry import retry as again
     from bulkissue.job.loading import load
     from bulkissue.state import run_folder
@@ -155,9 +163,12 @@ def retry(run_name: str, runs_dir: Path, yes: bool, as_json: bool, quiet: bool) 
     manifest = run_folder.read_manifest(folder)
     job = load(folder / "job.toml", flags={}, environ={}).job
     confirmation = screen.confirmation(given=yes or job.job.unattended)
-    result = again(folder, confirmation, os.environ, screen.watch(), screen.say)
+    with on_trouble(job, os.environ, folder):
+        result = again(folder, confirmation, os.environ, screen.watch(), screen.say)
+        result = result and _settled(result, screen, wanted=job.reconcile.after_run)
     if result is not None:
-        return screen.result(_settled(result, screen, wanted=job.reconcile.after_run))
+        of_result(job, result, os.environ, folder)
+        return screen.result(result)
     if as_json:
         nothing = json_output.of_trouble(ExitCode.OK, "", None)
         screen.document({**nothing, "job": manifest.job, "parent_run_id": manifest.run_id, "error": None})

@@ -33,12 +33,15 @@ def reconcile(  # noqa: PLR0917 - click passes every option by name
 ) -> int:
     """Settle unknown rows by reading the service back; issues nothing."""
     from bulkissue.cli import json_output, summary
+    from bulkissue.commands.notify import of_result
     from bulkissue.commands.reconcile import reconcile as read_back
+    from bulkissue.job.loading import load
     from bulkissue.state import run_folder
 
     screen = Screen(as_json=as_json, quiet=quiet)
+    folder = run_folder.find_run(run_name, runs_dir)
     found = read_back(
-        run_folder.find_run(run_name, runs_dir),
+        folder,
         dry_run=dry_run,
         sample=sample,
         environ=os.environ,
@@ -46,6 +49,8 @@ def reconcile(  # noqa: PLR0917 - click passes every option by name
         say=screen.say,
         wait=wait,
     )
+    if not dry_run and found.account.findings:
+        of_result(load(folder / "job.toml", flags={}, environ={}).job, found.result, os.environ, folder)
     if as_json:
         screen.document(json_output.of_reconciled(found))
     elif quiet:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bulkissue.cli.json_output import warnings
+from bulkissue.commands.next_steps import next_steps
 from bulkissue.commands.preparation import Preview
 from bulkissue.commands.reconcile import Reconciled
 from bulkissue.commands.session import Result
@@ -128,25 +129,6 @@ def _print_named(console: Console, header: str, rows: list[tuple[str, str, str]]
         _print(console, ("row", header, "why"), rows[:_MOST_NAMED])
     if len(rows) > _MOST_NAMED:
         console.print(f"… and {len(rows) - _MOST_NAMED:,} more; --json names them all.")
-
-
-def next_steps(manifest: Manifest) -> list[str]:
-    """What can be done about the rows that did not succeed, a line for each command."""
-    counts, steps = manifest.counts, []
-    if manifest.rehearsal:
-        return ["This was a rehearsal against the stand-in service: nothing real was issued."]
-    unissued = [Outcome.FAILED, Outcome.REJECTED, Outcome.NOT_ATTEMPTED]
-    told = ", ".join(f"{counts[outcome]:,} {outcome}" for outcome in unissued if counts[outcome])
-    if manifest.state != "completed":
-        steps.append(f"{told or 'Not finished'}: bulkissue resume {manifest.run_id}")
-    elif told:
-        steps.append(f"{told}: bulkissue retry {manifest.run_id}, or mend a copy of failure.csv and give it to --input")
-    if counts[Outcome.UNKNOWN]:
-        steps.append(
-            f"{counts[Outcome.UNKNOWN]:,} unknown: bulkissue reconcile {manifest.run_id}, and what it leaves by "
-            "bulkissue resolve, with evidence; they are never sent again"
-        )
-    return steps
 
 
 def print_taken(console: Console, intake: Intake) -> None:

@@ -12,6 +12,7 @@ import msgspec
 
 from bulkissue import logs
 from bulkissue.commands.confirmation import Confirmation, question
+from bulkissue.commands.metrics import Metrics
 from bulkissue.commands.preparation import Choices, look_customers_up, manifest_of, refuse_other_names, take_input
 from bulkissue.commands.recovery import recover
 from bulkissue.commands.reopening import signed_in
@@ -40,6 +41,7 @@ def start(
     started = time.monotonic()
     confirmation.require_possible()
     paths = loading.input_files(loaded)
+    Metrics(loaded)  # refuses what is not installed before anything else is done
     if "xlsx" in loaded.job.output.formats:
         workbooks.require_writer()
     credentials = signed_in(loaded, environ, watch)

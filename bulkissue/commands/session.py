@@ -17,6 +17,7 @@ import msgspec
 import polars as pl
 
 from bulkissue import logs, signals
+from bulkissue.commands.metrics import Metrics
 from bulkissue.errors import BulkissueError, ExitCode, StateRefused
 from bulkissue.failpoint import reached
 from bulkissue.files import identity
@@ -117,6 +118,11 @@ class Session:
         rows: int,
     ) -> Halt | None:
         limits, api = settings.api.limits, settings.api
+        metrics = Metrics(self.loaded)
+
+        def tell(counters: Counters) -> None:
+            self.watch.sending(counters, rows)
+            metrics.sending(counters)
 
         with reserved(self.folder) as reserve:
             dispatch = Dispatch(
@@ -129,7 +135,7 @@ class Session:
                 limits=limits,
                 reserve=reserve,
                 allowance=allowance_of(self.loaded.state_dir, api.host, credentials.name),
-                watch=lambda counters: self.watch.sending(counters, rows),
+                watch=tell,
             )
             signals.call(dispatch.interrupt)
             return await dispatch.run()
@@ -185,6 +191,7 @@ class Session:
         reached("manifest.finished")
         self._enter("settled", commits, remembered)
         reached("run.settled")
+        Metrics(self.loaded).ended(manifest)
         logs.get().info("run.finished", state=state, exit_code=manifest.exit_code, **manifest.counts)
         return Result(self.folder, manifest)
 

@@ -22,6 +22,9 @@ SECRET_VARIABLES: dict[str, tuple[str, str]] = {
     "basic": ("BULKISSUE_USERNAME", "BULKISSUE_PASSWORD"),
 }
 
+#: Where those who are told of a run are found; each also as `…_FILE`.
+NOTIFY_VARIABLES: dict[str, str] = {"webhook": "BULKISSUE_NOTIFY_WEBHOOK", "apprise": "BULKISSUE_NOTIFY_APPRISE"}
+
 #: What to try where a job file holds a secret.
 SECRETS_HINT = (
     "secrets come only by the environment: "
@@ -71,6 +74,21 @@ def read_credentials(job: Job, environ: Mapping[str, str]) -> Credentials:
         )
     warnings = tuple(found.warning for found in (name, secret) if found.warning)
     return Credentials(method, name.value, secret.value, warnings)
+
+
+def notify_url(how: str, environ: Mapping[str, str]) -> tuple[str, str]:
+    """
+    Where somebody is told of a run: the value of its variable, or of the file that it names.
+
+    Args:
+        how: A key of `NOTIFY_VARIABLES`.
+        environ: The variables.
+
+    Returns:
+        The value, and what is wrong with it; one of them is empty.
+    """
+    found = _secret(NOTIFY_VARIABLES[how], environ)
+    return found.value, found.problem
 
 
 def secret_states(job: Job, environ: Mapping[str, str]) -> list[tuple[str, str, str]]:

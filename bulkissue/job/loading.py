@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from bulkissue.errors import InputRefused, JobRefused
-from bulkissue.job.credentials import SECRET_VARIABLES, SECRETS_HINT, secret_states, take_secrets
+from bulkissue.job.credentials import NOTIFY_VARIABLES, SECRET_VARIABLES, SECRETS_HINT, secret_states, take_secrets
 from bulkissue.job.model import SETTINGS, Job, at
 from bulkissue.job.problems import disagreements, explained, nearest, quoted, shown
 
@@ -37,7 +37,11 @@ _VARIABLES: dict[str, str] = {
     if key.rpartition(".")[0] in _FROM_ENVIRONMENT
     or key in {"api.base_url", "api.environment", "output.runs_dir", "output.state_dir"}
 }
-_SECRET_NAMES = [name + end for pair in SECRET_VARIABLES.values() for name in pair for end in ("", "_FILE")]
+_SECRET_NAMES = [
+    name + end
+    for name in (*(name for pair in SECRET_VARIABLES.values() for name in pair), *NOTIFY_VARIABLES.values())
+    for end in ("", "_FILE")
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,8 +241,17 @@ def _absolute(job: Job, base: Path, origins: Mapping[str, str]) -> Job:
         "runs_dir": folder("output.runs_dir", job.output.runs_dir),
         "state_dir": folder("output.state_dir", job.output.state_dir),
     }
+    metrics = job.metrics
+    if metrics.textfile is not None:
+        metrics = metrics.model_copy(update={"textfile": os.path.normpath(base / metrics.textfile)})
+    notify = job.notify
+    if notify.command and "/" in notify.command[0]:
+        program, *arguments = notify.command
+        notify = notify.model_copy(update={"command": [os.path.normpath(base / program), *arguments]})
     return job.model_copy(
         update={
+            "metrics": metrics,
+            "notify": notify,
             "input": job.input.model_copy(update={"paths": [pattern(text) for text in job.input.paths]}),
             "output": job.output.model_copy(update=output),
         }

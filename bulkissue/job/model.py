@@ -409,6 +409,30 @@ class OutputSection(Section):
     )
 
 
+class NotifySection(Section):
+    """Who is told how a run ended. URLs may hold secrets: they come by environment or file, never from here."""
+
+    on: Annotated[list[Literal["needs_person", "finished", "stopped"]], AfterValidator(_each_once)] = Field(
+        default=["needs_person"], description="Of what: a person has to act, a run has come to its end, or has not."
+    )
+    command: list[_Text] = Field(
+        default=[], description="A program and its arguments; what happened is JSON on its standard input."
+    )
+    webhook: bool = Field(default=False, description="POST it as JSON to the URL of BULKISSUE_NOTIFY_WEBHOOK.")
+    apprise: bool = Field(
+        default=False, description="Mail or chat by apprise, to the URLs of BULKISSUE_NOTIFY_APPRISE."
+    )
+    timeout_seconds: _Timeout = Field(default=10.0, description="For each of them; who takes longer is given up.")
+
+
+class MetricsSection(Section):
+    """What Prometheus is told, by node_exporter's textfile collector."""
+
+    textfile: _Path | None = Field(
+        default=None, description="Ends in .prom; {job} in it is the job's name. Relative to the job file."
+    )
+
+
 class ScheduleSection(Section):
     """When it runs; for `bulkissue schedule`, which writes it down for cron, systemd or Kubernetes."""
 
@@ -428,6 +452,8 @@ class Job(Section):
     reconcile: ReconcileSection = ReconcileSection()
     output: OutputSection = OutputSection()
     schedule: ScheduleSection = ScheduleSection()
+    notify: NotifySection = NotifySection()
+    metrics: MetricsSection = MetricsSection()
 
     def issues(self) -> Target:
         """The target this job issues."""
