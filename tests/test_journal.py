@@ -26,8 +26,8 @@ from bulkissue.errors import StateRefused
 from bulkissue.outcomes import RESULT_FIELDS, Outcome, Results, RowResult
 from bulkissue.state import attempts
 from bulkissue.state import journal as journal_module
-from bulkissue.state.entries import Answer, Entry, Event, Held, Intent, Settlement
-from bulkissue.state.journal import APPLICATION_ID, FORMAT, NEVER_SENT, ONLY_VOID, SENT, Ended, Journal
+from bulkissue.state.entries import NEVER_SENT, ONLY_VOID, SENT, Answer, Ended, Entry, Event, Held, Intent, Settlement
+from bulkissue.state.journal import APPLICATION_ID, FORMAT, Journal
 
 RUN = {"run_id": "run", "plan_sha256": "plan"}
 PROOF = RowResult(Outcome.SUCCEEDED, "answer.proof", customer_id="7", reference="71")

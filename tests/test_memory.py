@@ -19,6 +19,7 @@ from bulkissue.job.target import Target
 from bulkissue.sandbox import Fault, Promotion, Running
 from bulkissue.state import history, register
 from bulkissue.state.history import make_key
+from bulkissue.state.registered import Registered
 
 ID, IDENTIFIER = {"program_id": 469, "promotion_id": 69218}, {"program_id": 469, "promo_identifier": "DIWALI26"}
 WORD = ["--by", "Asha", "--evidence", "ticket 4711"]
@@ -262,7 +263,7 @@ def test_a_history_file_of_one_name_is_gone(tmp_path):
     both = Target("prod", "earn", promotion_id="1", promo_identifier="ONE")
     make_key(tmp_path)
     with register.locked(tmp_path, both, "r") as state:
-        entry = register.Registered("r", str(tmp_path / "nowhere"), both.text(), "now", journal=True, state="settled")
+        entry = Registered("r", str(tmp_path / "nowhere"), both.text(), "now", journal=True, state="settled")
         state.register(entry)
         state.write_history("r", history.nobody().lines)
         recovery.recover(state)
@@ -335,7 +336,7 @@ def test_every_name_is_locked_in_the_occasion(tmp_path):
     both = Target("prod", "earn", promotion_id="1", promo_identifier="ONE", occasion="oct")
     make_key(tmp_path)
     with register.locked(tmp_path, both, "r") as state:
-        state.register(register.Registered("r", "r", both.text(), "now"))
+        state.register(Registered("r", "r", both.text(), "now"))
     one, other = Target("prod", "earn", promotion_id="1"), Target("prod", "earn", promo_identifier="ONE")
     with register.locked(tmp_path, one, "s") as state:
         assert [folder.relative_to(tmp_path).as_posix() for folder in state.folders] == [

@@ -11,7 +11,7 @@ from bulkissue.job.loading import load
 from bulkissue.job.model import Job
 from bulkissue.plan import plan
 from bulkissue.state import history
-from bulkissue.state.journal import NEVER_SENT, ONLY_VOID, SENT
+from bulkissue.state.entries import NEVER_SENT, ONLY_VOID, SENT
 
 JOB = """
 config_version = 1

@@ -11,7 +11,7 @@ from bulkissue.job.loading import LoadedJob
 from bulkissue.outcomes import IDENTIFIER_TYPES, KNOWN_BY, STRENGTH
 from bulkissue.plan import same_number
 from bulkissue.service.routes import ROUTES, routes_of
-from bulkissue.state import register
+from bulkissue.state.store import store_at
 
 _SHOWN = ("outcome", "run", "source_file", "source_row", "reference", "answered_at")
 
@@ -56,7 +56,7 @@ def what_customer_got(loaded: LoadedJob, identifier: str) -> list[dict[str, obje
         identifier: As a file would have it; each identifier type that it could be is looked up.
     """
     keys = keys_of(loaded, identifier).lazy()
-    remembered = register.issued_without_lock(loaded.state_dir, loaded.job.issues())
+    remembered = store_at(loaded.state_dir).issued(loaded.job.issues())
     mobiles = keys.filter(pl.col("identifier_type") == "mobile").collect()["compare_key"]
     remembered = same_number.alike(remembered, mobiles, loaded.job.identifiers.calling_code)
     digest = remembered.digests.of(pl.col("identifier_type"), pl.col("compare_key"))

@@ -18,8 +18,8 @@ from bulkissue.files import room_for
 from bulkissue.outcomes import Outcome
 from bulkissue.results import derivation, tables
 from bulkissue.state import run_folder
-from bulkissue.state.journal import Journal
 from bulkissue.state.run_folder import Manifest
+from bulkissue.state.store import look_at_journal
 
 _KEY = ("identifier_type", "compare_key")
 _TOLD = ("source_file", "row", "outcome", "reason", "reference")
@@ -142,7 +142,7 @@ def _side(folder: Path, path: Path) -> _Side:
         ending = derivation.Ending(False, stop.reason, stop.message)
     if manifest.state == "planned" and not (folder / "journal.db").exists():
         raise StateRefused(f"run {manifest.run_id} ended before it sent anything: it has no outcomes")
-    journal = Journal.look(folder / "journal.db", run_id=manifest.run_id, plan_sha256=manifest.digests["plan.parquet"])
+    journal = look_at_journal(folder, run_id=manifest.run_id, plan_sha256=manifest.digests["plan.parquet"])
     try:
         with journal.standing_still():
             rows = [_told(piece) for piece in derivation.pieces(derivation.Run.of(folder, manifest), journal, ending)]

@@ -26,10 +26,9 @@ from bulkissue.plan.rows import row_names
 from bulkissue.results import derivation, redaction
 from bulkissue.results.redaction import Gone
 from bulkissue.settle.customers import forget
-from bulkissue.state import register, run_folder
-from bulkissue.state.folder import require_state
-from bulkissue.state.journal import Journal
+from bulkissue.state import run_folder
 from bulkissue.state.run_folder import Manifest, new_run_id
+from bulkissue.state.store import look_at_journal, store_at
 
 #: Shorter texts stand in too many cells by chance.
 _SHORTEST = 6
@@ -68,7 +67,7 @@ def erase(loaded: LoadedJob, identifiers: Sequence[str]) -> dict[str, object]:
         StateRefused: A row of theirs is unknown or may yet be sent; nothing is erased then.
         TargetLocked: A run holds a target.
     """
-    require_state(loaded.state_dir)
+    store_at(loaded.state_dir).require()
     for folder in folders_of(loaded):
         if redaction.is_halfway(folder):
             redaction.finish(folder)
@@ -88,7 +87,7 @@ def erase(loaded: LoadedJob, identifiers: Sequence[str]) -> dict[str, object]:
     at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     runs = [_erase(loaded, one, keys, at) for one in affected]
     lookups = forget(loaded, keys)
-    words = register.erase_words(loaded.state_dir, {text for _, text in keys})
+    words = store_at(loaded.state_dir).erase_words({text for _, text in keys})
     receipt = {"erased_at": at, "runs": runs, "lookups": lookups, "words": words, "kept": _KEPT}
     kept = loaded.state_dir / "erasures"
     make_folder(kept)
@@ -156,7 +155,7 @@ def _pieces(found: _Found) -> Iterator[derivation.Piece]:
     halt = halt_of(found.manifest)
     ending = derivation.Ending(completed=True) if halt is None else derivation.Ending(False, halt.reason, halt.message)
     digest = found.manifest.digests["plan.parquet"]
-    looked = Journal.look(journal, run_id=found.manifest.run_id, plan_sha256=digest)
+    looked = look_at_journal(found.folder, run_id=found.manifest.run_id, plan_sha256=digest)
     try:
         for piece in derivation.pieces(derivation.Run.of(found.folder, found.manifest), looked, ending):
             if piece.own["_bi_place"].is_in(sorted(found.rows)).any():
@@ -230,8 +229,8 @@ def _erase(loaded: LoadedJob, found: _Found, keys: set[Key], at: str) -> dict[st
     names = row_names(folder / "input.parquet", pl.Series(sorted(found.rows), dtype=pl.UInt32))["name"].to_list()
     texts = [text for _, text in keys]
     known = dict.fromkeys(found.rows, texts)
-    locked = register.locked(state_dir, parse(manifest.target), new_run_id())
-    with locked as state, register.run_locked(folder, manifest.run_id):
+    locked = store_at(state_dir).locked(parse(manifest.target), new_run_id())
+    with locked as state, run_folder.run_locked(folder, manifest.run_id):
         run_folder.refuse_changed(folder, manifest)
         gone = Gone(frozenset(found.rows), known, found.cells, "erase", at)
         remembered = state.issued(only=manifest.run_id).lines

@@ -21,11 +21,11 @@ from bulkissue.job.loading import LoadedJob
 from bulkissue.job.target import same_target
 from bulkissue.outcomes import KNOWN_BY, Outcome
 from bulkissue.results import derivation, issued, tables
-from bulkissue.state import register, run_folder
-from bulkissue.state.folder import read_mark
-from bulkissue.state.journal import Journal
-from bulkissue.state.register import Registered, TargetState
+from bulkissue.state import run_folder
+from bulkissue.state.protocols import RunJournal, TargetMemory
+from bulkissue.state.registered import Registered
 from bulkissue.state.run_folder import Manifest
+from bulkissue.state.store import look_at_journal, store_at
 
 _DAY = re.compile(r"\d{4}-?\d{2}-?\d{2}")
 
@@ -164,7 +164,7 @@ def export(loaded: LoadedJob, period: Period, *, beside: Path | None, identifier
         ConservationBroken: A run's journal and its own counts contradict each other.
         StateRefused: There is no state folder, or it cannot be read.
     """
-    if read_mark(loaded.state_dir) is None:
+    if store_at(loaded.state_dir).mark() is None:
         raise StateRefused(
             f"there is no state folder {loaded.state_dir}, so nobody knows which runs there were",
             hint="give the job file with which they were started; or restore the folder from a backup",
@@ -204,12 +204,12 @@ class _Collected:
 
     def collect(self) -> None:
         state_dir = self.loaded.state_dir
-        state = register.without_lock(state_dir, self.loaded.job.issues())
+        state = store_at(state_dir).look_at(self.loaded.job.issues())
         entries = {run.run_id: run for run in state.runs()}
         folders = {folder.name: folder for folder in run_folder.list_runs(self.loaded.runs_dir)}
-        known = register.known_runs(state_dir)
+        known = store_at(state_dir).known_runs()
         strangers = {name: folder for name, folder in folders.items() if name not in known}
-        names = " ".join(folder.relative_to(state_dir).as_posix() for folder in state.folders)
+        names = " ".join(state.names)
         for run_id in sorted({*entries, *strangers}):
             entry = entries.get(run_id)
             if entry is None:
@@ -255,14 +255,14 @@ class _Collected:
         if entry is not None and manifest.run_id != entry.run_id:
             raise StateRefused(f"{folder} is the folder of run {manifest.run_id}")
         run_folder.refuse_changed(folder, manifest)
-        journal = Journal.look(path, run_id=manifest.run_id, plan_sha256=manifest.digests["plan.parquet"])
+        journal = look_at_journal(path.parent, run_id=manifest.run_id, plan_sha256=manifest.digests["plan.parquet"])
         try:
             with journal.standing_still():
                 self._derive(derivation.Run.of(folder, manifest), manifest, journal, entry)
         finally:
             journal.leave()
 
-    def _derive(self, run: derivation.Run, manifest: Manifest, journal: Journal, entry: Registered | None) -> None:
+    def _derive(self, run: derivation.Run, manifest: Manifest, journal: RunJournal, entry: Registered | None) -> None:
         meta = journal.meta()
         if entry is not None:
             entry.refuse_copy(journal.path, int(meta["commits"]))
@@ -299,7 +299,7 @@ class _Collected:
             )
         )
 
-    def _of_words(self, entry: Registered, state: TargetState) -> None:
+    def _of_words(self, entry: Registered, state: TargetMemory) -> None:
         """A run whose folder is lost, and of which a person said whom it issued; it has the time of its start."""
         told = [issued.of_word(said, named, entry.target) for said, named in state.words(entry.run_id)]
         if not told:

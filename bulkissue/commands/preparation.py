@@ -21,11 +21,9 @@ from bulkissue.outcomes import LEDGER_OF, Outcome
 from bulkissue.plan import plan
 from bulkissue.results import derivation, ledgers
 from bulkissue.settle import customers
-from bulkissue.state import register, run_folder
-from bulkissue.state.allowance import allowance_of
-from bulkissue.state.folder import read_mark
-from bulkissue.state.journal import Journal
+from bulkissue.state import run_folder
 from bulkissue.state.run_folder import InputDigest, Manifest
+from bulkissue.state.store import store_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +78,7 @@ def look_customers_up(
             memory,
             loaded.job.api,
             credentials,
-            allowance_of(loaded.state_dir, loaded.job.api.host, credentials.name),
+            store_at(loaded.state_dir).allowance(loaded.job.api.host, credentials.name),
             name=lambda row: plan.name_of(source, row),
             tell=watch.looking_up,
         )
@@ -108,7 +106,7 @@ def refuse_other_names(
         SettingsRefused: There are such customers, and the job does not say that the other name is another service.
     """
     target, others = loaded.job.issues(), set(loaded.job.api.other_services)
-    for environment, issued in register.elsewhere(loaded.state_dir, target).items():
+    for environment, issued in store_at(loaded.state_dir).elsewhere(target).items():
         if environment in others:
             continue
         held = plan.hold(planned, bytearray(drawn.rows) if marks is None else marks, issued, loaded.job, known).height
@@ -132,7 +130,7 @@ def manifest_of(
     folder: Path,
 ) -> Manifest:
     """The manifest of a run that is planned and has sent nothing; `number` as the state folder counts runs."""
-    mark = read_mark(loaded.state_dir)
+    mark = store_at(loaded.state_dir).mark()
     return Manifest(
         run_id=run_id,
         job=loaded.job.job.name,
@@ -203,7 +201,7 @@ def preview(loaded: loading.LoadedJob, choices: Choices, out: Path | None, watch
     with tempfile.TemporaryDirectory(prefix="bulkissue-") as name:
         folder = Path(name)
         intake = take_input(paths, loaded, folder, choices.expect_rows, watch)
-        issued = register.issued_without_lock(loaded.state_dir, target)
+        issued = store_at(loaded.state_dir).issued(target)
         source, known, not_looked_up = folder / "input.parquet", None, 0
         if loaded.job.identifiers.resolve_customers:
             memory = customers.memory_of(loaded)
@@ -228,7 +226,7 @@ def preview(loaded: loading.LoadedJob, choices: Choices, out: Path | None, watch
 def _write_unsent(folder: Path, intake: Intake, target: str, out: Path) -> None:
     """The failure and duplicate ledgers of a dry run: the rows its plan settles."""
     run_id = "dry-run"
-    journal = Journal.create(folder / "journal.db", run_id=run_id, plan_sha256="")
+    journal = store_at(folder).create_journal(folder, run_id=run_id, plan_sha256="")
     run = derivation.Run(folder, run_id, target, intake.columns, intake.rows)
     names = sorted({LEDGER_OF[outcome] for outcome in (Outcome.REJECTED, Outcome.DUPLICATE)})
     try:

@@ -18,10 +18,9 @@ from bulkissue.outcomes import Outcome
 from bulkissue.plan.rows import known_by_row
 from bulkissue.results import redaction
 from bulkissue.results.redaction import Gone
-from bulkissue.state import register, run_folder
-from bulkissue.state.folder import require_state
-from bulkissue.state.journal import Journal
+from bulkissue.state import run_folder
 from bulkissue.state.run_folder import Manifest, new_run_id
+from bulkissue.state.store import look_at_journal, store_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ def purge(loaded: LoadedJob, older_than: timedelta | None, *, dry_run: bool) -> 
             "nothing says how long personal data is kept", hint="--older-than 90d, or [output] keep_days = 90"
         )
     before = datetime.now(UTC) - (timedelta(days=keep_days or 0) if older_than is None else older_than)
-    require_state(loaded.state_dir)
+    store_at(loaded.state_dir).require()
     done = []
     for folder in folders_of(loaded):
         if redaction.is_halfway(folder) and not dry_run:
@@ -75,7 +74,7 @@ def purge(loaded: LoadedJob, older_than: timedelta | None, *, dry_run: bool) -> 
 
 def folders_of(loaded: LoadedJob) -> Iterator[Path]:
     """Every run folder of a job's state folder and of its `runs_dir`, oldest first, each once."""
-    registered = [Path(run.run_dir) for run in register.every_run(loaded.state_dir)]
+    registered = [Path(run.run_dir) for run in store_at(loaded.state_dir).runs()]
     found = {folder.resolve(): folder for folder in (*registered, *run_folder.list_runs(loaded.runs_dir))}
     yield from sorted((folder for folder in found.values() if folder.is_dir()), key=lambda folder: folder.name)
 
@@ -92,8 +91,8 @@ def _purge(loaded: LoadedJob, folder: Path, manifest: Manifest) -> None:
         shutil.rmtree(folder)
         return
     state_dir = Path(manifest.state_dir) if Path(manifest.state_dir).is_dir() else loaded.state_dir
-    locked = register.locked(state_dir, parse(manifest.target), new_run_id())
-    with locked as state, register.run_locked(folder, manifest.run_id):
+    locked = store_at(state_dir).locked(parse(manifest.target), new_run_id())
+    with locked as state, run_folder.run_locked(folder, manifest.run_id):
         run_folder.refuse_changed(folder, manifest)
         remembered = state.issued(only=manifest.run_id).lines
         known = known_of_settled(folder, manifest)
@@ -103,7 +102,7 @@ def _purge(loaded: LoadedJob, folder: Path, manifest: Manifest) -> None:
 
 def known_of_settled(folder: Path, manifest: Manifest) -> dict[int, list[str]]:
     """What the customers of rows are known by that were settled afterwards: words were written about them."""
-    journal = Journal.look(folder / "journal.db", run_id=manifest.run_id, plan_sha256=manifest.digests["plan.parquet"])
+    journal = look_at_journal(folder, run_id=manifest.run_id, plan_sha256=manifest.digests["plan.parquet"])
     try:
         rows = sorted({one.row for one in journal.settlements()})
     finally:

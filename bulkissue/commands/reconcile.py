@@ -26,7 +26,7 @@ from bulkissue.results import derivation
 from bulkissue.settle.reading_back import Account, Case, read_back
 from bulkissue.state import run_folder
 from bulkissue.state.entries import Settlement
-from bulkissue.state.journal import Journal
+from bulkissue.state.protocols import RunJournal
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def reconcile(
             return Reconciled(Result(folder, manifest), Account(), dry_run)
         credentials, halt = signed_in(loaded, environ, watch), halt_of(manifest)
 
-        def account(journal: Journal, settle: Callable[[Settlement], None]) -> Account:
+        def account(journal: RunJournal, settle: Callable[[Settlement], None]) -> Account:
             case = Case(derivation.Run.of(folder, manifest), journal, ending_of(halt), loaded.job, loaded.state_dir)
             return read_back(case, credentials, sample=sample, settle=settle, say=say)
 

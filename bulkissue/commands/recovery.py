@@ -23,11 +23,13 @@ from bulkissue.outcomes import KNOWN_BY, Outcome
 from bulkissue.plan import plan
 from bulkissue.results import ledgers
 from bulkissue.settle.by_hand import Finding
-from bulkissue.state import history, register, run_folder
-from bulkissue.state.journal import Journal
+from bulkissue.state import history, run_folder
+from bulkissue.state.protocols import TargetMemory
+from bulkissue.state.registered import Registered
+from bulkissue.state.store import look_at_journal, store_at
 
 
-def recover(state: register.TargetState, *, without: str = "") -> None:
+def recover(state: TargetMemory, *, without: str = "") -> None:
     """
     Read runs that crashed, and runs whose history is gone, from their journals into history.
 
@@ -51,7 +53,7 @@ def recover(state: register.TargetState, *, without: str = "") -> None:
             continue
         crashed = run.state == "open"
         try:
-            with register.run_locked(folder, run.run_id):
+            with run_folder.run_locked(folder, run.run_id):
                 _refuse_untrusted(folder, run)
                 with tempfile.TemporaryDirectory(prefix=".recover-", dir=folder) as scratch:
                     parts = ledgers.journalled_history(folder, Path(scratch))
@@ -68,7 +70,7 @@ def recover(state: register.TargetState, *, without: str = "") -> None:
         logs.get().warning("run.recovered", run=run.run_id)
 
 
-def _refuse_untrusted(folder: Path, run: register.Registered) -> None:
+def _refuse_untrusted(folder: Path, run: Registered) -> None:
     """Make sure that a run's folder can say what the run issued."""
     if not (folder / "journal.db").exists():
         raise StateRefused(f"{folder / 'journal.db'} is missing")
@@ -77,7 +79,7 @@ def _refuse_untrusted(folder: Path, run: register.Registered) -> None:
     manifest = run_folder.read_manifest(folder)
     run_folder.refuse_changed(folder, manifest)
     path = folder / "journal.db"
-    journal = Journal.look(path, run_id=run.run_id, plan_sha256=manifest.digests["plan.parquet"])
+    journal = look_at_journal(folder, run_id=run.run_id, plan_sha256=manifest.digests["plan.parquet"])
     try:
         run.refuse_copy(path, int(journal.meta()["commits"]))
     finally:
@@ -144,7 +146,7 @@ def settle_lost(loaded: LoadedJob, word: LastWord) -> int:
             takes back that somebody was issued.
         BulkissueError: The target is locked, or a file is refused.
     """
-    entry = register.registered_run(loaded.state_dir, word.run_id)
+    entry = store_at(loaded.state_dir).run(word.run_id)
     if entry is None:
         raise UsageRefused(
             f"no run {word.run_id} is registered in {loaded.state_dir}",
@@ -156,7 +158,7 @@ def settle_lost(loaded: LoadedJob, word: LastWord) -> int:
             f"run {word.run_id} issues {target.describe()}, the job {loaded.job.issues().describe()}",
             hint="give the job the run was started with",
         )
-    with register.locked(loaded.state_dir, target, word.run_id) as state:
+    with store_at(loaded.state_dir).locked(target, word.run_id) as state:
         entry = state.run(word.run_id) or entry
         if entry.state not in {"open", "lost"} and state.remembers(entry):
             raise UsageRefused(f"the books of run {word.run_id} are written: there is nothing to say of it as a whole")
@@ -185,7 +187,7 @@ def settle_lost(loaded: LoadedJob, word: LastWord) -> int:
     return customers.height
 
 
-def _can_be_trusted(folder: Path, run: register.Registered) -> bool:
+def _can_be_trusted(folder: Path, run: Registered) -> bool:
     try:
         _refuse_untrusted(folder, run)
     except StateRefused:

@@ -16,10 +16,11 @@ from bulkissue.job import loading
 from bulkissue.job.credentials import Credentials, read_credentials
 from bulkissue.job.target import parse
 from bulkissue.send.guards import Halt
-from bulkissue.state import register, run_folder
-from bulkissue.state.folder import require_state
-from bulkissue.state.journal import Journal
+from bulkissue.state import run_folder
+from bulkissue.state.protocols import RunJournal, TargetMemory
+from bulkissue.state.registered import Registered
 from bulkissue.state.run_folder import Manifest
+from bulkissue.state.store import look_at_journal, store_at
 
 
 def signed_in(loaded: loading.LoadedJob, environ: Mapping[str, str], watch: Watch) -> Credentials:
@@ -31,14 +32,14 @@ def signed_in(loaded: loading.LoadedJob, environ: Mapping[str, str], watch: Watc
 
 
 @contextmanager
-def standing(folder: Path) -> Iterator[tuple[Manifest, register.TargetState]]:
+def standing(folder: Path) -> Iterator[tuple[Manifest, TargetMemory]]:
     """A run as it stands: its target's lock and its own held, its folder proven unchanged."""
     manifest = run_folder.read_manifest(folder)
     run_folder.refuse_purged(manifest)
     state_dir, target, run_id = Path(manifest.state_dir), parse(manifest.target), manifest.run_id
     logs.bind(run_id=run_id, job=manifest.job)
-    require_state(state_dir)
-    with register.locked(state_dir, target, run_id) as state, register.run_locked(folder, run_id):
+    store_at(state_dir).require()
+    with store_at(state_dir).locked(target, run_id) as state, run_folder.run_locked(folder, run_id):
         manifest = run_folder.read_manifest(folder)
         run_folder.refuse_changed(folder, manifest)
         _refuse_second_copy(folder, state.run(run_id))
@@ -46,7 +47,7 @@ def standing(folder: Path) -> Iterator[tuple[Manifest, register.TargetState]]:
             yield manifest, state
 
 
-def _refuse_second_copy(folder: Path, entry: register.Registered | None) -> None:
+def _refuse_second_copy(folder: Path, entry: Registered | None) -> None:
     """Refuse a run folder beside which the one that was registered is still there."""
     if entry is None:
         return
@@ -67,7 +68,7 @@ def reopened(folder: Path, loaded: loading.LoadedJob, watch: Watch) -> Iterator[
 
 
 @contextmanager
-def closed_on_trouble(journal: Journal) -> Iterator[None]:
+def closed_on_trouble(journal: RunJournal) -> Iterator[None]:
     """Let the journal go where the block fails."""
     try:
         yield
@@ -111,11 +112,11 @@ def loaded_where_it_began(folder: Path, environ: Mapping[str, str]) -> loading.L
             f"run {manifest.run_id} sends to {manifest.base_url}, the environment says {loaded.job.api.base_url}",
             hint="unset BULKISSUE_BASE_URL; one goes on with a run only where it began",
         )
-    require_state(loaded.state_dir)
+    store_at(loaded.state_dir).require()
     return loaded
 
 
-def reopen(folder: Path, manifest: Manifest, state: register.TargetState) -> Journal:
+def reopen(folder: Path, manifest: Manifest, state: TargetMemory) -> RunJournal:
     """
     The run's journal, open for writing; made where the run ended before it had one.
 
@@ -123,24 +124,24 @@ def reopen(folder: Path, manifest: Manifest, state: register.TargetState) -> Jou
         StateRefused: It is missing, or older than what the run did, and the run may have sent something.
     """
     path = folder / "journal.db"
-    entry = state.run(manifest.run_id)
+    entry, store = state.run(manifest.run_id), store_at(Path(manifest.state_dir))
     if not path.exists() and manifest.state == "planned" and (entry is None or not entry.journal):
         # Ended between its plan and its journal: it has sent nothing.
-        return Journal.create(path, run_id=manifest.run_id, plan_sha256=manifest.digests["plan.parquet"])
-    journal = Journal.reopen(path, run_id=manifest.run_id, plan_sha256=manifest.digests["plan.parquet"])
+        return store.create_journal(folder, run_id=manifest.run_id, plan_sha256=manifest.digests["plan.parquet"])
+    journal = store.reopen_journal(folder, run_id=manifest.run_id, plan_sha256=manifest.digests["plan.parquet"])
     if entry is not None:
         with closed_on_trouble(journal):
             entry.refuse_copy(path, int(journal.meta()["commits"]))
     return journal
 
 
-def look(folder: Path, manifest: Manifest, state: register.TargetState) -> Journal | None:
+def look(folder: Path, manifest: Manifest, state: TargetMemory) -> RunJournal | None:
     """The run's journal for reading; None where it never had one, and so has sent nothing."""
     path = folder / "journal.db"
     entry = state.run(manifest.run_id)
     if not path.exists() and manifest.state == "planned" and (entry is None or not entry.journal):
         return None
-    return Journal.look(path, run_id=manifest.run_id, plan_sha256=manifest.digests["plan.parquet"])
+    return look_at_journal(folder, run_id=manifest.run_id, plan_sha256=manifest.digests["plan.parquet"])
 
 
 def halt_of(manifest: Manifest) -> Halt | None:

@@ -18,8 +18,7 @@ from bulkissue.commands.session import Result, Session, Watch
 from bulkissue.errors import StateRefused
 from bulkissue.plan import plan
 from bulkissue.settle import customers
-from bulkissue.state.entries import Held
-from bulkissue.state.journal import SENT
+from bulkissue.state.entries import SENT, Held
 
 
 def resume(

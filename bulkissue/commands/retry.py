@@ -16,7 +16,7 @@ from bulkissue.errors import UsageRefused
 from bulkissue.job import loading
 from bulkissue.outcomes import LEDGER_OF, Outcome
 from bulkissue.state import run_folder
-from bulkissue.state.folder import require_state
+from bulkissue.state.store import store_at
 
 
 def retry(
@@ -47,5 +47,5 @@ def retry(
         return None
     loaded = loading.load(parent / "job.toml", flags={"input.paths": [str(ledger)]}, environ=environ)
     refuse_elsewhere(loaded, manifest)
-    require_state(loaded.state_dir)
+    store_at(loaded.state_dir).require()
     return start(loaded, Choices(parent_run_id=manifest.run_id), confirmation, environ, watch)

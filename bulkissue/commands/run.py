@@ -23,9 +23,9 @@ from bulkissue.files import write_whole
 from bulkissue.job import loading
 from bulkissue.plan import plan
 from bulkissue.results import workbooks
-from bulkissue.state import register, run_folder
-from bulkissue.state.folder import beginning, open_state
-from bulkissue.state.journal import Journal
+from bulkissue.state import run_folder
+from bulkissue.state.registered import Registered
+from bulkissue.state.store import store_at
 
 
 def start(
@@ -49,11 +49,11 @@ def start(
     run_id = run_folder.new_run_id()
     logs.bind(run_id=run_id, job=loaded.job.job.name)
     # A rehearsal's state folder is new each time: it has nothing to forget.
-    open_state(loaded.state_dir, loaded.runs_dir, init=choices.init_state or choices.rehearsal)
-    with register.locked(loaded.state_dir, target, run_id) as state, ExitStack() as held:
+    store_at(loaded.state_dir).open(loaded.runs_dir, init=choices.init_state or choices.rehearsal)
+    with store_at(loaded.state_dir).locked(target, run_id) as state, ExitStack() as held:
         reached("state.opened")
         folder = run_folder.make_run_folder(loaded.runs_dir, run_id)
-        held.enter_context(register.run_locked(folder, run_id))
+        held.enter_context(run_folder.run_locked(folder, run_id))
         reached("folder.made")
         held.enter_context(logs.kept_in(folder))
         try:
@@ -86,15 +86,17 @@ def start(
         except BaseException:
             run_folder.remove_unsent(folder)  # not yet registered, so nothing can have been sent
             raise
-        with beginning(loaded.state_dir) as number:
+        with store_at(loaded.state_dir).beginning() as number:
             reached("number.taken")
             manifest = manifest_of(run_id, number, loaded, intake, choices=choices, drawn=drawn, folder=folder)
             run_folder.write_manifest(folder, manifest)
             reached("manifest.written")
-            registered = register.Registered(run_id, str(folder), target.text(), manifest.started_at, number=number)
+            registered = Registered(run_id, str(folder), target.text(), manifest.started_at, number=number)
             state.register(registered)
         reached("run.registered")
-        journal = Journal.create(folder / "journal.db", run_id=run_id, plan_sha256=manifest.digests["plan.parquet"])
+        journal = store_at(loaded.state_dir).create_journal(
+            folder, run_id=run_id, plan_sha256=manifest.digests["plan.parquet"]
+        )
         reached("journal.made")
         state.register(msgspec.structs.replace(registered, journal=True))
         session = Session(folder, manifest, loaded, journal, state, watch, started)

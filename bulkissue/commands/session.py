@@ -33,12 +33,13 @@ from bulkissue.send.dispatch import Dispatch
 from bulkissue.send.guards import Counters, Guards, Halt
 from bulkissue.send.reader import lane_of
 from bulkissue.service.routes import promotion_or_series
-from bulkissue.state import register, run_folder
-from bulkissue.state.allowance import allowance_of
+from bulkissue.state import run_folder
 from bulkissue.state.entries import Event
-from bulkissue.state.journal import Journal
+from bulkissue.state.protocols import RunJournal, TargetMemory
+from bulkissue.state.registered import Registered
 from bulkissue.state.reserve import reserved
 from bulkissue.state.run_folder import Manifest, Stop
+from bulkissue.state.store import store_at
 
 _STATE_OF_EXIT: dict[ExitCode, run_folder.State] = {ExitCode.INTERRUPTED: "interrupted"}
 
@@ -85,8 +86,8 @@ class Session:
     folder: Path
     manifest: Manifest
     loaded: loading.LoadedJob
-    journal: Journal
-    state: register.TargetState
+    journal: RunJournal
+    state: TargetMemory
     watch: Watch
     started: float
 
@@ -134,7 +135,7 @@ class Session:
                 guards=Guards(settings.guards),
                 limits=limits,
                 reserve=reserve,
-                allowance=allowance_of(self.loaded.state_dir, api.host, credentials.name),
+                allowance=store_at(self.loaded.state_dir).allowance(api.host, credentials.name),
                 watch=tell,
             )
             signals.call(dispatch.interrupt)
@@ -206,7 +207,7 @@ class Session:
 
     def _enter(self, state: str, commits: int, history_file: str = "") -> None:
         self.state.register(
-            register.Registered(
+            Registered(
                 self.manifest.run_id,
                 str(self.folder),
                 self.manifest.target,

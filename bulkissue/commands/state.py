@@ -13,9 +13,9 @@ from bulkissue.errors import StateRefused
 from bulkissue.failpoint import reached
 from bulkissue.job.loading import LoadedJob
 from bulkissue.job.target import Target, parse, same_target
-from bulkissue.state import register
-from bulkissue.state.folder import back_up, begun, count_up_to, read_mark, require_state
+from bulkissue.state.registered import Registered
 from bulkissue.state.run_folder import Manifest, list_runs, new_run_id, read_manifest
+from bulkissue.state.store import store_at
 
 _MOST_NAMED = 10
 
@@ -77,7 +77,7 @@ def examine(state_dir: Path, runs_dirs: Sequence[Path], target: Target, *, howev
     Raises:
         StateRefused: The state folder cannot be read.
     """
-    mark, known = read_mark(state_dir), register.known_runs(state_dir)
+    mark, known = store_at(state_dir).mark(), store_at(state_dir).known_runs()
     forgotten: list[Manifest] = []
     others: list[Manifest] = []
     elsewhere: list[Manifest] = []
@@ -97,8 +97,8 @@ def examine(state_dir: Path, runs_dirs: Sequence[Path], target: Target, *, howev
         elif ours and later:
             elsewhere.append(manifest)
         folders[manifest.run_id] = folder
-    latest = register.latest_run(state_dir)
-    beyond = latest.number if latest is not None and latest.number > begun(state_dir) else 0
+    latest = store_at(state_dir).latest_run()
+    beyond = latest.number if latest is not None and latest.number > store_at(state_dir).begun() else 0
     return Unknown(tuple(forgotten), tuple(others), tuple(elsewhere), beyond, folders)
 
 
@@ -139,18 +139,18 @@ def rebuild(loaded: LoadedJob, runs_dirs: Sequence[Path] = (), *, without_missin
         TargetLocked: Another run holds a target.
     """
     state_dir, target = loaded.state_dir, loaded.job.issues()
-    require_state(state_dir)
+    store_at(state_dir).require()
     found = examine(state_dir, [loaded.runs_dir, *runs_dirs], target, however_old=True)
     here = {manifest.run_id for manifest in (*found.forgotten, *found.others)}
     # The job's own target last: where it is refused, all others are taken in.
     everything = (*found.others, *found.forgotten, *found.elsewhere)
     for text in sorted({manifest.target for manifest in everything}, key=lambda one: same_target(one, target.text())):
-        with register.locked(state_dir, parse(text), new_run_id()) as state:
+        with store_at(state_dir).locked(parse(text), new_run_id()) as state:
             for manifest in everything:
                 if manifest.target == text:
                     # As one that crashed: `recover` reads its journal, now or at the next start, if this is killed.
                     state.register(
-                        register.Registered(
+                        Registered(
                             manifest.run_id,
                             str(found.folders[manifest.run_id].resolve()),
                             manifest.target,
@@ -163,8 +163,8 @@ def rebuild(loaded: LoadedJob, runs_dirs: Sequence[Path] = (), *, without_missin
             recover(state)
             reached("rebuild.recovered")
     taken = tuple(sorted(manifest.run_id for manifest in everything))
-    numbers = {run.number for run in register.every_run(state_dir)}
-    counted = begun(state_dir)
+    numbers = {run.number for run in store_at(state_dir).runs()}
+    counted = store_at(state_dir).begun()
     latest = max(numbers | {counted})
     missing = tuple(sorted(set(range(counted + 1, latest)) - numbers))
     if missing and not without_missing:
@@ -175,7 +175,7 @@ def rebuild(loaded: LoadedJob, runs_dirs: Sequence[Path] = (), *, without_missin
             hint="name the runs_dir of the other jobs with --runs-dir; or say --without-missing if their folders are "
             "gone for good, or never came to be: their customers may then be issued again",
         )
-    count_up_to(state_dir, latest)
+    store_at(state_dir).count_up_to(latest)
     reached("rebuild.counted")
     return Rebuilt(taken, missing)
 
@@ -189,8 +189,8 @@ def check(loaded: LoadedJob) -> list[str]:
         TargetLocked: A run holds the target.
     """
     target = loaded.job.issues()
-    require_state(loaded.state_dir)
-    with register.locked(loaded.state_dir, target, new_run_id()) as state:
+    store_at(loaded.state_dir).require()
+    with store_at(loaded.state_dir).locked(target, new_run_id()) as state:
         told = examine(loaded.state_dir, [loaded.runs_dir], target).says(loaded.state_dir)
         for run in state.runs():
             journal = Path(run.run_dir) / "journal.db"
@@ -203,7 +203,7 @@ def check(loaded: LoadedJob) -> list[str]:
 
 def backup(loaded: LoadedJob, out: Path) -> int:
     """A consistent copy of the job's state folder, whoever is sending; see `state.folder.back_up`."""
-    return back_up(loaded.state_dir, out)
+    return store_at(loaded.state_dir).back_up(out)
 
 
 def _that_may_have_sent(folder: Path) -> Manifest | None:

@@ -19,10 +19,11 @@ from bulkissue.job.loading import load
 from bulkissue.job.target import parse
 from bulkissue.outcomes import Outcome
 from bulkissue.plan.plan import load as load_plan
-from bulkissue.state import register, run_folder
+from bulkissue.state import run_folder
 from bulkissue.state.entries import PACE_CHANGED
-from bulkissue.state.journal import Journal
+from bulkissue.state.protocols import RunJournal
 from bulkissue.state.run_folder import Manifest
+from bulkissue.state.store import look_at_journal, store_at
 
 _RATE_WINDOW_MS = 60_000
 #: Seconds between two looks at a run, and how many times as long as a look takes they are at least.
@@ -84,7 +85,7 @@ def read(folder: Path) -> Status:
     requests = attempts = 0
     pace = None
     try:
-        journal = Journal.look(folder / "journal.db", run_id=manifest.run_id)
+        journal = look_at_journal(folder, run_id=manifest.run_id)
     except StateRefused:
         if (folder / "journal.db").exists():
             raise
@@ -165,15 +166,14 @@ def list_runs(runs_dir: Path) -> Iterator[tuple[Path, Manifest | None]]:
 def _standing(folder: Path) -> tuple[Manifest, run_folder.State]:
     """A run's manifest, and the state it is in: not what a killed process left behind."""
     manifest = run_folder.read_manifest(folder)
-    if manifest.state in _NOT_SETTLED and not register.is_sending(
-        Path(manifest.state_dir), parse(manifest.target), manifest.run_id
-    ):
+    store = store_at(Path(manifest.state_dir))
+    if manifest.state in _NOT_SETTLED and not store.is_sending(parse(manifest.target), manifest.run_id):
         manifest = run_folder.read_manifest(folder)  # it may have ended between the two looks
         return manifest, "interrupted" if manifest.state in _NOT_SETTLED else manifest.state
     return manifest, manifest.state
 
 
-def _count(journal: Journal, answered: Counter[str], reasons: Counter[str], *, died: bool) -> float:
+def _count(journal: RunJournal, answered: Counter[str], reasons: Counter[str], *, died: bool) -> float:
     """
     Count rows by outcome and by reason.
 

@@ -11,8 +11,8 @@ from bulkissue.errors import BulkissueError, StateRefused
 from bulkissue.files import sha256
 from bulkissue.results import derivation, ledgers
 from bulkissue.state import run_folder
-from bulkissue.state.journal import Journal
 from bulkissue.state.run_folder import Manifest
+from bulkissue.state.store import look_at_journal
 
 
 def verify(folder: Path) -> tuple[Manifest, list[str]]:
@@ -76,9 +76,7 @@ def _derived_again(folder: Path, manifest: Manifest) -> list[str]:
     stop = manifest.stop
     ending = derivation.Ending(completed=True) if stop is None else derivation.Ending(False, stop.reason, stop.message)
     try:
-        journal = Journal.look(
-            folder / "journal.db", run_id=manifest.run_id, plan_sha256=manifest.digests["plan.parquet"]
-        )
+        journal = look_at_journal(folder, run_id=manifest.run_id, plan_sha256=manifest.digests["plan.parquet"])
         try:
             with tempfile.TemporaryDirectory(prefix="bulkissue-") as scratch:
                 books = ledgers.write(run, journal, ending, (), Path(scratch))

@@ -22,8 +22,8 @@ from bulkissue.plan.repeats import distinct, distinct_identifiers, settle_same_c
 from bulkissue.plan.rows import NULL_WHERE_EMPTY, PLAN_SCHEMA, name_of, row_names, settle
 from bulkissue.plan.same_customer import all_known
 from bulkissue.service.routes import ROUTES, routes_of
+from bulkissue.state.entries import SENT
 from bulkissue.state.history import History, nobody
-from bulkissue.state.journal import SENT
 
 __all__ = ["Group", "Plan", "batches", "customers_of", "draw", "examples", "hold", "largest", "left", "load", "name_of"]
 

@@ -15,7 +15,7 @@ import polars as pl
 from bulkissue.errors import ConservationBroken
 from bulkissue.outcomes import KNOWN_BY, LEDGER_COLUMNS, REASONS, RESULT_FIELDS, Outcome
 from bulkissue.state import attempts
-from bulkissue.state.journal import Journal
+from bulkissue.state.protocols import RunJournal
 from bulkissue.state.run_folder import Manifest
 
 #: Rows in a piece: whole row groups of input.parquet and plan.parquet.
@@ -116,7 +116,7 @@ class Piece:
         return self.cells.hstack(together.select(*LEDGER_COLUMNS, "_bi_place", "_bi_compare_key"))
 
 
-def pieces(run: Run, journal: Journal, ending: Ending) -> Iterator[Piece]:
+def pieces(run: Run, journal: RunJournal, ending: Ending) -> Iterator[Piece]:
     """
     Every row with its outcome, in input order, some hundred thousand at a time.
 
@@ -147,7 +147,7 @@ def pieces(run: Run, journal: Journal, ending: Ending) -> Iterator[Piece]:
 class _Kept:
     """A run's journal, and what it says of settled rows and of rows held back; a line for each."""
 
-    journal: Journal
+    journal: RunJournal
     settled: pl.DataFrame
     held: pl.DataFrame
 
@@ -195,7 +195,7 @@ def _unissued_firsts(run: Run, kept: _Kept, ending: Ending) -> pl.Series | None:
     return rows.filter(rows.is_in(wanted.implode())).cast(pl.UInt32)
 
 
-def frames(run: Run, journal: Journal, ending: Ending) -> Iterator[pl.DataFrame]:
+def frames(run: Run, journal: RunJournal, ending: Ending) -> Iterator[pl.DataFrame]:
     """As `pieces`, each as `Piece.whole`."""
     for piece in pieces(run, journal, ending):
         yield piece.whole()
@@ -214,7 +214,7 @@ def _beside(rows: pl.DataFrame, found: pl.DataFrame) -> pl.DataFrame:
     return rows.hstack(found.drop("row").select(pl.all().gather(line)))
 
 
-def _sent(journal: Journal, plan: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _sent(journal: RunJournal, plan: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """
     What the journal says of the piece's rows: attempts, and a line for each row that has one.
 
@@ -244,7 +244,7 @@ def _sent(journal: Journal, plan: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFr
     return found, merged.drop("final", "finals")
 
 
-def _settlements(journal: Journal) -> pl.DataFrame:
+def _settlements(journal: RunJournal) -> pl.DataFrame:
     schema = {
         "row": pl.UInt32,
         "settled_outcome": pl.String,

@@ -15,7 +15,7 @@ from bulkissue.job.target import parse
 from bulkissue.outcomes import KNOWN_BY, Outcome
 from bulkissue.results.derivation import Ending, Piece, Run, pieces
 from bulkissue.state.history import RUN_SCHEMA
-from bulkissue.state.journal import Journal
+from bulkissue.state.protocols import RunJournal
 
 #: A line of an export. `how_known`: `answer` (the service's own answer has the proof), `reconcile` (read back) or
 #: `resolve` (a person's word: `said_by`, `evidence`). `settled_at`: when that was found out. Times are UTC, ISO 8601.
@@ -65,7 +65,7 @@ class Count:
         return {"rows": self.outcomes.total(), **{outcome.value: self.outcomes[outcome.value] for outcome in Outcome}}
 
 
-def lines(run: Run, job: str, journal: Journal, ending: Ending, count: Count) -> Iterator[pl.DataFrame]:
+def lines(run: Run, job: str, journal: RunJournal, ending: Ending, count: Count) -> Iterator[pl.DataFrame]:
     """
     What a run issued, in input order, some hundred thousand rows of input at a time.
 
@@ -182,7 +182,7 @@ def _whole(found: pl.DataFrame, target: str, job: str) -> pl.DataFrame:
     return filled.select(pl.col(name).cast(kind) for name, kind in {**SCHEMA, **known}.items())
 
 
-def _settlements(journal: Journal) -> pl.DataFrame:
+def _settlements(journal: RunJournal) -> pl.DataFrame:
     """What was found out of a row last, by its place in the input."""
     schema = {"place": pl.UInt32, "said_by": pl.String, "evidence": pl.String, "settled_at": pl.Int64}
     found = [(one.row, one.settled_by, one.evidence or None, one.at) for one in journal.settlements()]

@@ -21,7 +21,8 @@ from bulkissue.results import workbooks
 from bulkissue.results.derivation import Ending, Piece, Run, pieces
 from bulkissue.state import run_folder
 from bulkissue.state.history import RUN_SCHEMA
-from bulkissue.state.journal import Journal
+from bulkissue.state.protocols import RunJournal
+from bulkissue.state.store import look_at_journal
 
 #: Rows in a history part, at least.
 _PART = 1 << 20
@@ -64,7 +65,7 @@ class Books:
         return dict(sorted(self.reasons.items(), key=lambda item: (-item[1], item[0])))
 
 
-def write(run: Run, journal: Journal, ending: Ending, formats: Sequence[str], out: Path) -> Books:
+def write(run: Run, journal: RunJournal, ending: Ending, formats: Sequence[str], out: Path) -> Books:
     """
     Write the four ledgers into the folder `out`, and parts of the run's history beside them.
 
@@ -148,7 +149,7 @@ def _quoted(cells: pl.Series) -> pl.Series:
     return pl.select(pl.when(special).then(quoted).otherwise(cells)).to_series()
 
 
-def history_parts(run: Run, journal: Journal, ending: Ending, out: Path) -> list[Path]:
+def history_parts(run: Run, journal: RunJournal, ending: Ending, out: Path) -> list[Path]:
     """
     Write the rows that were, or may have been, issued as Parquet parts of `history.RUN_SCHEMA`, and no ledger.
 
@@ -171,7 +172,7 @@ def journalled_history(folder: Path, out: Path) -> list[Path]:
     manifest = run_folder.read_manifest(folder)
     run = Run.of(folder, manifest)
     plan_sha256 = manifest.digests["plan.parquet"]
-    journal = Journal.look(folder / "journal.db", run_id=manifest.run_id, plan_sha256=plan_sha256)
+    journal = look_at_journal(folder, run_id=manifest.run_id, plan_sha256=plan_sha256)
     try:
         with journal.standing_still():
             return history_parts(run, journal, Ending(completed=False), out)

@@ -23,9 +23,9 @@ from bulkissue.results import derivation, ledgers, report
 from bulkissue.results.report import campaign
 from bulkissue.state import run_folder
 from bulkissue.state.history import REMEMBERED, Digests, write_remembered
-from bulkissue.state.journal import Journal
 from bulkissue.state.journal_copy import write_without
 from bulkissue.state.run_folder import Manifest, Removal
+from bulkissue.state.store import look_at_journal
 
 _NEW = ".new"
 _WHOLE = ".whole"
@@ -154,7 +154,7 @@ def _write_books(folder: Path, new: Path, manifest: Manifest, gone: Gone) -> Man
     run, stop = derivation.Run.of(new, manifest), manifest.stop
     ending = derivation.Ending(completed=True) if stop is None else derivation.Ending(False, stop.reason, stop.message)
     formats = sorted({Path(name).suffix[1:] for name in manifest.ledgers})
-    journal = Journal.look(new / "journal.db", run_id=manifest.run_id, plan_sha256=manifest.digests["plan.parquet"])
+    journal = look_at_journal(new, run_id=manifest.run_id, plan_sha256=manifest.digests["plan.parquet"])
     try:
         books = ledgers.write(run, journal, ending, formats, new)
         for part in books.history:

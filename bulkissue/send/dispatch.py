@@ -30,8 +30,8 @@ from bulkissue.service.answer import PromotionOrSeries
 from bulkissue.service.routes import ROUTES
 from bulkissue.state.allowance import Allowance
 from bulkissue.state.entries import PACE_CHANGED, Answer, Event, Intent
-from bulkissue.state.journal import Journal
 from bulkissue.state.journal_writer import JournalWriter
+from bulkissue.state.protocols import RunJournal
 from bulkissue.state.reserve import Reserve
 
 #: In an outage one lane tries again after each of these, at most `max_attempts` times; then the run stops.
@@ -66,7 +66,7 @@ class Dispatch:
         self,
         *,
         batches: Iterator[Batch],
-        journal: Journal,
+        journal: RunJournal,
         lanes: Sequence[Lane],
         make_auth: Callable[[Pace], Auth],
         to_issue: PromotionOrSeries,
@@ -261,7 +261,7 @@ class Dispatch:
 
     def _settle(self, number: int, batch: Batch, sending: Sending, lane: Lane) -> Verdict:
         """
-        Journal what came of an attempt, count it, and see whether that is a reason to stop.
+        RunJournal what came of an attempt, count it, and see whether that is a reason to stop.
 
         Nobody waits for the answer to be on the disk: were it lost, its rows would be unknown, as they are until
         then. It is in the journal before any later intent is, so before its rows can be sent again.
@@ -308,7 +308,7 @@ class Dispatch:
             self._pace.give_up()
 
     def _note_pace(self) -> None:
-        """Journal the pace where it has changed, so that others can see it: looked at once a second, and in a hold."""
+        """Note the pace where it has changed, so that others can see it: looked at once a second, and in a hold."""
         now = time.monotonic()
         if now < self._pace_due:
             return

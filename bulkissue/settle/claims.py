@@ -19,9 +19,9 @@ from bulkissue.job.target import Target, parse
 from bulkissue.outcomes import Outcome
 from bulkissue.results import derivation, ledgers
 from bulkissue.service.page import Asked
-from bulkissue.state import register
 from bulkissue.state.history import History
-from bulkissue.state.journal import Journal
+from bulkissue.state.protocols import RunJournal, TargetMemory
+from bulkissue.state.store import store_at
 
 _ASKED = (pl.col("identifier_type").cast(pl.String), "identifier", pl.col("source", "account_id").fill_null(""))
 
@@ -58,7 +58,7 @@ class Claims:
         blind: A run that may have issued, and of which nothing can be known; empty if there is none.
     """
 
-    def __init__(self, history: History, state: register.TargetState, run_id: str, blind: str) -> None:
+    def __init__(self, history: History, state: TargetMemory, run_id: str, blind: str) -> None:
         self.blind = blind
         self._issued = history.lines
         self._digests = history.digests
@@ -118,7 +118,7 @@ class Claims:
 @contextmanager
 def remembered(
     run: derivation.Run,
-    journal: Journal,
+    journal: RunJournal,
     ending: derivation.Ending,
     state_dir: Path,
     names: Iterable[tuple[str, str]],
@@ -135,7 +135,7 @@ def remembered(
     """
     target = parse(run.target)
     also = [Target(target.environment, target.effect, promotion, identifier) for promotion, identifier in names]
-    everything = register.every_occasion(state_dir, [target, *also])
+    everything = store_at(state_dir).every_occasion([target, *also])
     # The register before the files: a run that settles meanwhile is then read twice, and none is overlooked.
     runs = everything.runs()
     blind, parts = "", []

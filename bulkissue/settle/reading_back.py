@@ -44,10 +44,9 @@ from bulkissue.settle.evidence import (
     instant_text,
     weigh,
 )
-from bulkissue.state import register
-from bulkissue.state.allowance import allowance_of
 from bulkissue.state.entries import Settlement
-from bulkissue.state.journal import Journal
+from bulkissue.state.protocols import RunJournal
+from bulkissue.state.store import store_at
 
 T = TypeVar("T")
 
@@ -147,7 +146,7 @@ class Case:
     """
 
     run: derivation.Run
-    journal: Journal
+    journal: RunJournal
     ending: derivation.Ending
     job: Job
     state_dir: Path
@@ -178,7 +177,7 @@ def read_back(
         say(f"{len(unknown)} unknown rows are read back")
 
     async def work() -> None:
-        allowance = allowance_of(case.state_dir, case.job.api.host, credentials.name)
+        allowance = store_at(case.state_dir).allowance(case.job.api.host, credentials.name)
         async with reading(case.job.api, credentials, allowance) as reader:
             back = _ReadingBack(case, reader, controls, account, settle)
             try:
@@ -361,7 +360,7 @@ class _ReadingBack:
         for row in own:
             yield row.asked, row.sent.reference, row.sent.first, row.sent.last
         identifier_type, source = kind
-        everything = register.every_occasion(self._case.state_dir, [parse(self._case.run.target)])
+        everything = store_at(self._case.state_dir).every_occasion([parse(self._case.run.target)])
         certain = (pl.col("outcome") == Outcome.SUCCEEDED.value) & (pl.col("identifier_type") == identifier_type)
         dated = pl.col("reference").is_not_null() & pl.col("answered_at").is_not_null()
         issued = everything.issued(without=self._case.run.run_id)

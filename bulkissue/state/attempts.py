@@ -13,7 +13,7 @@ import polars as pl
 
 from bulkissue.errors import StateRefused
 from bulkissue.outcomes import RESULT_FIELDS
-from bulkissue.state.journal import Journal
+from bulkissue.state.protocols import RunJournal
 
 #: A line for each attempt. Results are null where the attempt has none, and in fields that the rows have.
 SCHEMA = pl.Schema(
@@ -31,7 +31,7 @@ _decode = msgspec.json.Decoder(str).decode
 _decode_list = msgspec.json.Decoder(list[str]).decode
 
 
-def read(journal: Journal, stretches: Iterable[tuple[int, int]]) -> tuple[pl.DataFrame, pl.DataFrame]:
+def read(journal: RunJournal, stretches: Iterable[tuple[int, int]]) -> tuple[pl.DataFrame, pl.DataFrame]:
     """
     The attempts on some batches.
 

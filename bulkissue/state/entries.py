@@ -15,6 +15,9 @@ from bulkissue.outcomes import Outcome, Results
 #: The event whose detail is an `exchange.PaceState`.
 PACE_CHANGED = "pace.changed"
 
+#: What a journal's `marks` say of a row.
+NEVER_SENT, ONLY_VOID, SENT = range(3)
+
 
 class Intent(msgspec.Struct, frozen=True, gc=False):
     """An attempt is about to be sent: `attempt` is its number in this run, `at` is epoch milliseconds."""
@@ -126,3 +129,10 @@ class RawAttempt(NamedTuple):
     results: RawResults | None
     http_status: int | None
     request_id: str
+
+
+class Ended(msgspec.Struct, gc=False):
+    """`Results`, of which only the outcomes and the reasons are wanted."""
+
+    outcome: str | list[str]
+    reason: str | list[str]

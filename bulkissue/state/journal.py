@@ -29,7 +29,20 @@ import msgspec
 from bulkissue.errors import StateRefused
 from bulkissue.files import replacing_path, sync_folder
 from bulkissue.outcomes import Outcome, Results
-from bulkissue.state.entries import Answer, Attempt, Entry, Event, Held, Intent, RawAttempt, RawResults, Settlement
+from bulkissue.state.entries import (
+    ONLY_VOID,
+    SENT,
+    Answer,
+    Attempt,
+    Ended,
+    Entry,
+    Event,
+    Held,
+    Intent,
+    RawAttempt,
+    RawResults,
+    Settlement,
+)
 
 #: "bulk" in ASCII: what SQLite files of ours carry in their header.
 APPLICATION_ID = 0x62756C6B
@@ -82,20 +95,10 @@ _ATTEMPTS = (
     " FROM intent LEFT JOIN answer USING (attempt)"
 )
 
-#: What `Journal.marks` says of a row.
-NEVER_SENT, ONLY_VOID, SENT = range(3)
-
 _RESTORE = "restore the whole run folder from a copy"
 _BODY_LIMIT = 256 * 1024
 _PATIENCE_SECONDS = 30
 _encode = msgspec.json.Encoder().encode
-
-
-class Ended(msgspec.Struct, gc=False):
-    """`Results`, of which only the outcomes and the reasons are wanted."""
-
-    outcome: str | list[str]
-    reason: str | list[str]
 
 
 _decode_ended = msgspec.json.Decoder(Ended).decode

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from bulkissue.errors import StateRefused
 from bulkissue.failpoint import reached
 from bulkissue.state.entries import Answer, Entry, Intent
-from bulkissue.state.journal import Journal
+from bulkissue.state.protocols import RunJournal
 from bulkissue.state.reserve import Reserve
 
 _Note = tuple[Entry, asyncio.Future[None] | None]
@@ -28,7 +28,7 @@ class JournalWriter:
     fsync holds up nobody's answer.
     """
 
-    def __init__(self, journal: Journal, reserve: Reserve | None = None) -> None:
+    def __init__(self, journal: RunJournal, reserve: Reserve | None = None) -> None:
         self._journal = journal
         self._reserve = reserve or Reserve(None)
         self._gathered: list[_Note] = []

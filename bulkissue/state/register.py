@@ -33,69 +33,20 @@ import polars as pl
 
 from bulkissue.errors import StateRefused, TargetLocked
 from bulkissue.failpoint import PLACE_OF_DIGESTING, reached
-from bulkissue.files import KernelLock, fingerprint, identity, make_folder, replacing_path, write_whole
+from bulkissue.files import KernelLock, fingerprint, make_folder, replacing_path, write_whole
 from bulkissue.job.target import Target, parse
 from bulkissue.outcomes import KNOWN_BY
 from bulkissue.state import history
 from bulkissue.state.folder import read_mark
 from bulkissue.state.history import Digests, History
-
-
-class Registered(msgspec.Struct, frozen=True):
-    """
-    One run in the register.
-
-    Attributes:
-        run_id: The run.
-        run_dir: Where its folder is, absolute.
-        target: As in `_bi_target`.
-        started_at: ISO 8601, UTC.
-        journal: Whether its journal was made. Until then it can have sent nothing.
-        state: `open` while it may send, `recovered` after a crash once its journal was read into history,
-            `settled` once it has ended and its history is written, `lost` once a person's word stands for its journal.
-        commits: How often its journal had been written when this entry was.
-        file: The journal's `files.identity`; a copy has another. Empty where it is not known yet.
-        number: Of the run, by the state folder's count; 0 for runs of an early version.
-        history_file: Its history file's `files.fingerprint`; empty where it is not known.
-    """
-
-    run_id: str
-    run_dir: str
-    target: str
-    started_at: str
-    journal: bool = False
-    state: str = "open"
-    commits: int = 0
-    file: str = ""
-    number: int = 0
-    history_file: str = ""
-
-    def refuse_copy(self, journal: Path, commits: int) -> None:
-        """
-        Refuse a journal that may lack what this run sent: an older copy of the run folder, put in its place.
-
-        Args:
-            journal: The journal's file.
-            commits: How often it was written, by its own count.
-
-        Raises:
-            StateRefused: It was written less often than the register knows of; or the run crashed, and this is not
-                the file it was writing, so nobody can tell what is missing.
-        """
-        behind = commits < self.commits
-        other = self.state in {"open", "recovered"} and self.file not in {"", identity(journal)}
-        if behind or other:
-            raise StateRefused(
-                f"{journal} is {'older than what run ' + self.run_id + ' did' if behind else 'a copy'}: "
-                f"run {self.run_id} may have sent more than it tells",
-                hint="put back the run folder itself; a copy of it made earlier will not do",
-            )
+from bulkissue.state.registered import Registered
 
 
 @dataclass(frozen=True, slots=True)
 class TargetState:
     """One target's part of the state folder, with its locks held; and the digests its history is written in."""
 
+    names: tuple[str, ...]
     folders: tuple[Path, ...]
     digests: Digests
 
@@ -259,35 +210,6 @@ def _registered(folders: Sequence[Path]) -> list[Registered]:
 
 
 @contextmanager
-def run_locked(folder: Path, run_id: str) -> Iterator[None]:
-    """
-    A run's own kernel lock, held until the block ends.
-
-    It stands in the run folder, so it tells that the run is alive even where the state folder, and the target's
-    lock with it, was replaced meanwhile.
-
-    Raises:
-        TargetLocked: Another process is at work on the run.
-        StateRefused: The folder is missing.
-    """
-    lock = KernelLock(folder / ".lock")
-    try:
-        taken = lock.take("")  # who holds it stands in the target's lock; looking at a run changes nothing in it
-    except (FileNotFoundError, NotADirectoryError) as trouble:
-        raise StateRefused(f"{folder} is missing") from trouble
-    if not taken:
-        raise TargetLocked(
-            f"run {run_id} is being worked on in {folder}, by a process that took the target's lock before the state "
-            "folder was replaced",
-            hint="wait for it to end, then start again",
-        )
-    try:
-        yield
-    finally:
-        lock.give_back()
-
-
-@contextmanager
 def locked(state_dir: Path, target: Target, run_id: str) -> Iterator[TargetState]:
     """
     The target's part of the state folder, its kernel locks held until the block ends.
@@ -316,7 +238,7 @@ def locked(state_dir: Path, target: Target, run_id: str) -> Iterator[TargetState
                     )
                 held.callback(lock.give_back)
                 folders[name] = folder
-        yield TargetState(tuple(folders.values()), history.read_digests(state_dir))
+        yield TargetState(tuple(folders), tuple(folders.values()), history.read_digests(state_dir))
 
 
 def is_sending(state_dir: Path, target: Target, run_id: str) -> bool:
@@ -327,8 +249,8 @@ def is_sending(state_dir: Path, target: Target, run_id: str) -> bool:
 
 def without_lock(state_dir: Path, target: Target) -> TargetState:
     """The target's part of the state folder, for questions: takes no lock and makes no folder."""
-    folders = tuple(state_dir / name for name in _names(state_dir, target))
-    return TargetState(folders, history.read_digests(state_dir))
+    names = tuple(_names(state_dir, target))
+    return TargetState(names, tuple(state_dir / name for name in names), history.read_digests(state_dir))
 
 
 def issued_without_lock(state_dir: Path, target: Target) -> History:
@@ -360,8 +282,9 @@ def every_occasion(state_dir: Path, targets: Iterable[Target]) -> TargetState:
         state_dir: The state folder.
         targets: The promotion or series, by all names that are known; whatever the occasion.
     """
-    folders = tuple(folder for several in _closure(state_dir, targets).values() for folder in several)
-    return TargetState(folders, history.read_digests(state_dir))
+    names = _closure(state_dir, targets)
+    folders = tuple(folder for several in names.values() for folder in several)
+    return TargetState(tuple(names), folders, history.read_digests(state_dir))
 
 
 def _closure(state_dir: Path, targets: Iterable[Target]) -> dict[str, list[Path]]:

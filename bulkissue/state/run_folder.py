@@ -9,7 +9,8 @@ import platform
 import re
 import secrets
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -17,8 +18,8 @@ from typing import Literal
 import msgspec
 
 import bulkissue
-from bulkissue.errors import StateRefused, UsageRefused
-from bulkissue.files import make_folder, sha256, sync_folder, write_whole
+from bulkissue.errors import StateRefused, TargetLocked, UsageRefused
+from bulkissue.files import KernelLock, make_folder, sha256, sync_folder, write_whole
 
 FORMAT = 1
 MANIFEST = "run.json"
@@ -193,6 +194,35 @@ def new_run_id() -> str:
     """UTC time with milliseconds and a short random part; sorts by time: `20261120T093015123Z-7f3a`."""
     now = datetime.now(UTC)
     return f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03}Z-{secrets.token_hex(2)}"
+
+
+@contextmanager
+def run_locked(folder: Path, run_id: str) -> Iterator[None]:
+    """
+    A run's own kernel lock, held until the block ends.
+
+    It stands in the run folder, so it tells that the run is alive even where the state folder, and the target's
+    lock with it, was replaced meanwhile.
+
+    Raises:
+        TargetLocked: Another process is at work on the run.
+        StateRefused: The folder is missing.
+    """
+    lock = KernelLock(folder / ".lock")
+    try:
+        taken = lock.take("")  # who holds it stands in the target's lock; looking at a run changes nothing in it
+    except (FileNotFoundError, NotADirectoryError) as trouble:
+        raise StateRefused(f"{folder} is missing") from trouble
+    if not taken:
+        raise TargetLocked(
+            f"run {run_id} is being worked on in {folder}, by a process that took the target's lock before the state "
+            "folder was replaced",
+            hint="wait for it to end, then start again",
+        )
+    try:
+        yield
+    finally:
+        lock.give_back()
 
 
 def make_run_folder(runs_dir: Path, run_id: str) -> Path:

@@ -20,8 +20,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from bulkissue.errors import StateRefused
 from bulkissue.outcomes import RESULT_FIELDS, Outcome, Results, RowResult
-from bulkissue.state.entries import Answer, Entry, Event, Held, Intent, Settlement
-from bulkissue.state.journal import NEVER_SENT, ONLY_VOID, SENT, Journal
+from bulkissue.state.entries import NEVER_SENT, ONLY_VOID, SENT, Answer, Entry, Event, Held, Intent, Settlement
+from bulkissue.state.journal import Journal
 
 RUN = {"run_id": "run", "plan_sha256": "plan"}
 ROWS = 40

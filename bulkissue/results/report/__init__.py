@@ -18,15 +18,16 @@ from bulkissue.results.report.causes import causes
 from bulkissue.results.report.customers import same_customers
 from bulkissue.results.report.page import Findings
 from bulkissue.results.report.settled import settled
-from bulkissue.state.journal import Journal
+from bulkissue.state.protocols import RunJournal
 from bulkissue.state.run_folder import Manifest
+from bulkissue.state.store import look_at_journal
 
 REPORT = "report.html"
 
 __all__ = ["REPORT", "publish", "same_customers", "write"]
 
 
-def publish(folder: Path, manifest: Manifest, journal: Journal, issued: pl.LazyFrame) -> Manifest:
+def publish(folder: Path, manifest: Manifest, journal: RunJournal, issued: pl.LazyFrame) -> Manifest:
     """
     Write a run's report, and its kin's anew, as they name each other.
 
@@ -59,16 +60,14 @@ def publish(folder: Path, manifest: Manifest, journal: Journal, issued: pl.LazyF
 
 def _write_again(member: campaign.Member, kin: Campaign) -> None:
     manifest = member.manifest
-    journal = Journal.look(
-        member.folder / "journal.db", run_id=manifest.run_id, plan_sha256=manifest.digests["plan.parquet"]
-    )
+    journal = look_at_journal(member.folder, run_id=manifest.run_id, plan_sha256=manifest.digests["plan.parquet"])
     try:
         write(member.folder, manifest, journal, kin)
     finally:
         journal.leave()
 
 
-def write(folder: Path, manifest: Manifest, journal: Journal, kin: Campaign, out: Path | None = None) -> None:
+def write(folder: Path, manifest: Manifest, journal: RunJournal, kin: Campaign, out: Path | None = None) -> None:
     """
     Write one run's report.
 

@@ -13,7 +13,7 @@ import polars as pl
 
 from bulkissue.exchange import PaceState
 from bulkissue.state.entries import PACE_CHANGED, Event
-from bulkissue.state.journal import Journal
+from bulkissue.state.protocols import RunJournal
 
 _MOST_INTERVALS = 60
 _MOST_PAUSES = 20
@@ -96,7 +96,7 @@ class Course:
     slowed_by: tuple[str, ...] = ()
 
 
-def trace(journal: Journal, events: list[Event]) -> Course:
+def trace(journal: RunJournal, events: list[Event]) -> Course:
     """
     What the journal says of a run's course.
 
@@ -145,7 +145,7 @@ def _slowed(course: Course, events: list[Event]) -> None:
     course.slowed_by = tuple(causes)
 
 
-def _attempts(journal: Journal) -> pl.DataFrame:
+def _attempts(journal: RunJournal) -> pl.DataFrame:
     timings = journal.timings()
     pieces = [pl.DataFrame(schema=_SCHEMA)]
     while rows := list(islice(timings, _CHUNK)):
