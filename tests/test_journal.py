@@ -962,11 +962,13 @@ def test_look_while_written(path: Path) -> None:
         assert writer.stdout is not None
         assert writer.stdout.readline() == b"made\n"
         counts: list[int] = []
-        while len(counts) < 60 and writer.poll() is None:
-            found = seen(path)
-            assert found == list(range(1, len(found) + 1))
-            counts.append(len(found))
-        path.with_name("enough").touch()
+        try:
+            while len(counts) < 60 and writer.poll() is None:
+                found = seen(path)
+                assert found == list(range(1, len(found) + 1))
+                counts.append(len(found))
+        finally:
+            path.with_name("enough").touch()  # else it would be waited for, for ever
         written = int(writer.stdout.read())
     assert counts == sorted(counts)
     assert seen(path) == list(range(1, written + 1))

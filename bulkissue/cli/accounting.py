@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from bulkissue.cli.options import JOB, JSON, RUNS_DIR
+from bulkissue.cli.options import ENVIRONMENT, JOB, JSON, RUNS_DIR
 from bulkissue.cli.screen import Screen
 from bulkissue.errors import ExitCode
 
@@ -26,6 +26,7 @@ _OUT = click.Path(path_type=Path, dir_okay=False)
 @click.option("--from", "since", metavar="DATE", help="Sent on this UTC day or later; or since an ISO time.")
 @click.option("--to", "until", metavar="DATE", help="Sent on this UTC day or earlier; or before an ISO time.")
 @click.option("--occasion", metavar="TEXT", help="Of this occasion, instead of the job's.")
+@ENVIRONMENT
 @click.option("--format", "kind", type=click.Choice(_FORMATS), help="As the name of FILE ends, if left out; else csv.")
 @click.option("--out", type=_OUT, metavar="FILE", help="Write it there, and the control totals to standard output.")
 @click.option("--without-identifiers", is_flag=True, help="Leave out who the customers are.")
@@ -35,6 +36,7 @@ def export(  # noqa: PLR0917 - click passes every option by name
     since: str | None,
     until: str | None,
     occasion: str | None,
+    environment: str | None,
     kind: str | None,
     out: Path | None,
     without_identifiers: bool,
@@ -61,7 +63,7 @@ def export(  # noqa: PLR0917 - click passes every option by name
     period = exporting.Period.of(since, until)
     screen = Screen(as_json=as_json, quiet=False)
     flags: dict[str, object] = {} if occasion is None else {"job.occasion": occasion}
-    loaded = load(job, flags=flags, environ=os.environ)
+    loaded = load(job, flags=flags, environ=os.environ, environment=environment)
     beside = out.parent if out else None
     with exporting.export(loaded, period, beside=beside, identifiers=not without_identifiers) as found:
         if out is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bulkissue.cli.options import JOB, JSON, RUN, RUNS_DIR
+from bulkissue.cli.options import ENVIRONMENT, JOB, JSON, RUN, RUNS_DIR
 from bulkissue.cli.screen import Screen
 from bulkissue.errors import ExitCode
 
@@ -81,8 +81,9 @@ def verify(run_name: str, runs_dir: Path, as_json: bool) -> int:
 @JOB
 @click.option("--identifier", required=True, metavar="VALUE", help="The customer; - reads it from standard input.")
 @click.option("--occasion", metavar="TEXT", help="Of this occasion, instead of the job's.")
+@ENVIRONMENT
 @JSON
-def history_command(job: Path, identifier: str, occasion: str | None, as_json: bool) -> int:
+def history_command(job: Path, identifier: str, occasion: str | None, environment: str | None, as_json: bool) -> int:
     """Show what one customer got of a job's target, and when."""
     from bulkissue.cli import summary
     from bulkissue.commands.customer_history import what_customer_got
@@ -91,7 +92,7 @@ def history_command(job: Path, identifier: str, occasion: str | None, as_json: b
     screen = Screen(as_json=as_json, quiet=False)
     value = sys.stdin.readline().strip() if identifier == "-" else identifier
     flags: dict[str, object] = {} if occasion is None else {"job.occasion": occasion}
-    found = what_customer_got(load(job, flags=flags, environ=os.environ), value)
+    found = what_customer_got(load(job, flags=flags, environ=os.environ, environment=environment), value)
     if as_json:
         screen.document({"issued": found})
     else:
@@ -101,7 +102,8 @@ def history_command(job: Path, identifier: str, occasion: str | None, as_json: b
 
 @click.command()
 @JOB
-def check(job: Path) -> int:
+@ENVIRONMENT
+def check(job: Path, environment: str | None) -> int:
     """
     Show a job file's effective settings and where each is from.
 
@@ -111,7 +113,7 @@ def check(job: Path) -> int:
     from bulkissue.job.loading import describe, load
 
     screen = Screen(as_json=False, quiet=False)
-    loaded = load(job, flags={}, environ=os.environ)
+    loaded = load(job, flags={}, environ=os.environ, environment=environment)
     for warning in loaded.warnings:
         screen.say(warning)
     summary.print_table(screen.out, ("key", "value", "from"), describe(loaded, os.environ))

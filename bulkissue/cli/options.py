@@ -13,6 +13,7 @@ RUNS_DIR = click.option(
     show_default=True,
     help="Where RUN is looked for.",
 )
+ENVIRONMENT = click.option("--environment", metavar="NAME", help="Put [environments.NAME] of the job file over [api].")
 YES = click.option("--yes", is_flag=True, help="Answer every question with yes.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
 QUIET = click.option("--quiet", is_flag=True, help="Print nothing unless a person is needed, and log only warnings.")

@@ -33,6 +33,12 @@ class Screen:
         if not self.quiet:
             self.err.print(text, soft_wrap=True)
 
+    def environment(self, name: str, base_url: str) -> None:
+        """Say where this goes; production in red."""
+        if not self.quiet:
+            style = "bold red" if "prod" in name.lower() else "bold"
+            self.err.print(f"Environment {name}: {base_url}", style=style, soft_wrap=True)
+
     def document(self, content: dict[str, Any]) -> None:
         """Print the one JSON document."""
         self._progress.close()

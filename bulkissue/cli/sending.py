@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bulkissue.cli.options import JOB, JSON, QUIET, RUN, RUNS_DIR, YES
+from bulkissue.cli.options import ENVIRONMENT, JOB, JSON, QUIET, RUN, RUNS_DIR, YES
 from bulkissue.cli.screen import Screen
 from bulkissue.errors import ExitCode
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     "--expect-rows", type=click.IntRange(min=0), metavar="N", help="Refuse an input that has not exactly N rows."
 )
 @click.option("--occasion", metavar="TEXT", help="Issue the same target once more on purpose, under this name.")
+@ENVIRONMENT
 @click.option("--sandbox", is_flag=True, help="Rehearse against the stand-in service.")
 @click.option("--settle", is_flag=True, help="Read unknown rows back at the end, once they must be visible.")
 @YES
@@ -47,6 +48,7 @@ def run(  # noqa: PLR0917 - click passes every option by name
     limit: int | None,
     expect_rows: int | None,
     occasion: str | None,
+    environment: str | None,
     sandbox: bool,
     settle: bool,
     yes: bool,
@@ -75,7 +77,9 @@ def run(  # noqa: PLR0917 - click passes every option by name
         flags["job.occasion"] = occasion
     choices = Choices(limit=limit, expect_rows=expect_rows, init_state=init_state)
     screen = Screen(as_json=as_json, quiet=quiet)
-    loaded = load(job, flags=flags, environ=os.environ)
+    loaded = load(job, flags=flags, environ=os.environ, environment=environment)
+    if environment is not None:
+        screen.environment(environment, loaded.job.api.base_url)
     for warning in loaded.warnings:
         screen.say(warning)
     if dry_run:
@@ -96,7 +100,7 @@ def run(  # noqa: PLR0917 - click passes every option by name
         of_result(loaded.job, result, os.environ, loaded.base)
         return screen.result(result)
     with rehearsal.stand_in(loaded.state_dir) as leading_there:
-        rehearsed = load(job, flags={**flags, **leading_there}, environ=os.environ)
+        rehearsed = load(job, flags={**flags, **leading_there}, environ=os.environ, environment=environment)
         confirmation = screen.confirmation(given=True)
         environ = rehearsal.environ_of(os.environ)
         rehearsal_choices = dataclasses.replace(choices, rehearsal=True)

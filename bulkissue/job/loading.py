@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,6 +21,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from bulkissue.errors import InputRefused, JobRefused
+from bulkissue.job import layers
 from bulkissue.job.credentials import NOTIFY_VARIABLES, SECRET_VARIABLES, SECRETS_HINT, secret_states, take_secrets
 from bulkissue.job.model import SETTINGS, Job, at
 from bulkissue.job.problems import disagreements, explained, nearest, quoted, shown
@@ -77,7 +79,13 @@ class LoadedJob:
         return Path(self.job.output.state_dir)
 
 
-def load(path: Path, *, flags: Mapping[str, object] = MappingProxyType({}), environ: Mapping[str, str]) -> LoadedJob:
+def load(
+    path: Path,
+    *,
+    flags: Mapping[str, object] = MappingProxyType({}),
+    environ: Mapping[str, str],
+    environment: str | None = None,
+) -> LoadedJob:
     """
     Read and check a job file.
 
@@ -87,7 +95,8 @@ def load(path: Path, *, flags: Mapping[str, object] = MappingProxyType({}), envi
     Args:
         path: The job file.
         flags: Dotted key and value, such as `job.occasion`; None is as good as absent.
-        environ: The environment.
+        environ: The variables.
+        environment: Which of the job file's `[environments]` goes over `[api]`; None for none.
 
     Raises:
         JobRefused: The file cannot be read, or will not do; every problem in it is named.
@@ -96,6 +105,8 @@ def load(path: Path, *, flags: Mapping[str, object] = MappingProxyType({}), envi
     tree = _read(path)
     places = _places(tree)
     problems = list(take_secrets(tree))
+    problems.extend(layers.choose(tree, environment))
+    problems.extend(layers.expand(tree, environ, datetime.now().astimezone().date()))
     hint = SECRETS_HINT if problems else None
 
     origins = {key: "default" if at(tree, key) is None else "file" for key in SETTINGS}

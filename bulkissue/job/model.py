@@ -471,7 +471,12 @@ class Job(Section):
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of a job file, for editors. What depends on several keys at once is beyond it."""
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Job.model_json_schema()}
-    return schema | {"title": "bulkissue job file"}
+    over = {
+        "type": "object",
+        "description": "What `--environment` puts over `[api]`; a table for each name.",
+        "additionalProperties": {"type": "object", "description": "Keys of `[api]`."},
+    }
+    return schema | {"title": "bulkissue job file", "properties": {**schema["properties"], "environments": over}}
 
 
 def _keys(section: type[Section], table: str = "") -> Iterator[tuple[str, FieldInfo]]:

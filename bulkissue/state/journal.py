@@ -18,6 +18,7 @@ import shutil
 import sqlite3
 import struct
 import tempfile
+import time
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -98,6 +99,8 @@ _ATTEMPTS = (
 _RESTORE = "restore the whole run folder from a copy"
 _BODY_LIMIT = 256 * 1024
 _PATIENCE_SECONDS = 30
+#: How often, and how far apart, a journal is looked at that seems to have lost its WAL.
+_LOOKS, _LOOK_SECONDS = 5, 0.02
 _encode = msgspec.json.Encoder().encode
 
 
@@ -508,6 +511,19 @@ def _refuse_other(path: Path, connection: sqlite3.Connection, made_for: dict[str
 
 def _refuse_main_file(path: Path, made_for: dict[str, str]) -> None:
     """Refuse what the main file alone gives away. SQLite, asked to open an empty one, throws its WAL away."""
+    for again in range(_LOOKS, 0, -1):
+        if not _is_left_open(path, made_for):
+            return
+        # A writer may have closed it, opened it and closed it again between the looks; what is lost stays lost.
+        time.sleep(_LOOK_SECONDS if again > 1 else 0)
+    raise StateRefused(
+        f"{path} was left open and its WAL file {_wal(path).name} is gone: the last intents are lost",
+        hint="restore the whole run folder; otherwise every row of this run may have been issued",
+    )
+
+
+def _is_left_open(path: Path, made_for: dict[str, str]) -> bool:
+    """Whether the main file says that it is open, and no WAL is beside it."""
     wal = _wal(path)
     # Looked at before and after the mark, as a writer may begin or close at this moment.
     there = _is_wal(wal)
@@ -519,12 +535,8 @@ def _refuse_main_file(path: Path, made_for: dict[str, str]) -> None:
                 raise StateRefused(f"{path} is damaged: it ends in the middle of a page", hint=_RESTORE)
             mark = _refuse_other(path, main_file_alone, made_for).get("open")
     except sqlite3.DatabaseError:
-        return  # killed in the middle of a checkpoint, the file is whole only together with its WAL; or never
-    if mark == "1" and not there and not _is_wal(wal):
-        raise StateRefused(
-            f"{path} was left open and its WAL file {wal.name} is gone: the last intents are lost",
-            hint="restore the whole run folder; otherwise every row of this run may have been issued",
-        )
+        return False  # killed in the middle of a checkpoint, it is whole only together with its WAL; or never
+    return mark == "1" and not there and not _is_wal(wal)
 
 
 def _is_wal(path: Path) -> bool:
