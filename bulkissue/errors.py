@@ -111,6 +111,12 @@ class InputRefused(BulkissueError):
     exit_code = ExitCode.INPUT
 
 
+class NothingToDo(BulkissueError):
+    """There is nothing new in an inbox. Nothing was sent, and nobody has to act."""
+
+    exit_code = ExitCode.OK
+
+
 class TargetLocked(BulkissueError):
     """Another run holds this target's lock; the message names its holder, host and start."""
 

@@ -18,7 +18,7 @@ from bulkissue.input import decoding, intake, records, unpacking
 from bulkissue.input.column_mapping import find_roles, kept_names
 from bulkissue.input.intake import take_in
 from bulkissue.input.tables import _as_text
-from bulkissue.job.loading import ENDINGS
+from bulkissue.job.inbox import ENDINGS
 from bulkissue.job.model import ColumnsSection, InputSection
 from bulkissue.outcomes import LEDGER_COLUMNS, REASONS
 

@@ -12,6 +12,7 @@ from jobfiles import EARN, SECRET, Write, problems_of, tree, writer
 from bulkissue.errors import InputRefused, JobRefused
 from bulkissue.job import loading
 from bulkissue.job.actions import Action
+from bulkissue.job.inbox import input_files
 from bulkissue.job.model import SETTINGS
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "jobs").glob("*.toml"))
@@ -267,7 +268,7 @@ def inbox(tmp_path: Path) -> Path:
 def names_of(path: Path, *paths: str) -> list[str]:
     flags = {"input.paths": paths} if paths else {}
     loaded = loading.load(path, flags=flags, environ={})
-    files = loading.input_files(loaded)
+    files = input_files(loaded)
     assert all(file.is_absolute() for file in files)
     return [file.name for file in files]
 

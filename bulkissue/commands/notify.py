@@ -77,7 +77,7 @@ def on_trouble(job: Job, environ: Mapping[str, str], base: Path) -> Iterator[Non
     try:
         yield
     except BulkissueError as trouble:
-        if "needs_person" in job.notify.on and trouble.exit_code not in {ExitCode.LOCKED, ExitCode.USAGE}:
+        if "needs_person" in job.notify.on and trouble.exit_code not in {ExitCode.OK, ExitCode.LOCKED, ExitCode.USAGE}:
             event = {
                 "event": "needs_person",
                 "job": job.job.name,

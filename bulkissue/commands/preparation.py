@@ -5,18 +5,20 @@ Nothing here sends anything but the questions who a customer is.
 """
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
 
 from bulkissue import signals
 from bulkissue.commands.session import Watch, now_text
-from bulkissue.errors import InputRefused, SettingsRefused
+from bulkissue.errors import InputRefused, SettingsRefused, StateRefused
 from bulkissue.files import sha256
 from bulkissue.input.intake import Intake, take_in
 from bulkissue.job import loading
 from bulkissue.job.credentials import Credentials
+from bulkissue.job.inbox import input_files
+from bulkissue.job.target import same_target
 from bulkissue.outcomes import LEDGER_OF, Outcome
 from bulkissue.plan import plan
 from bulkissue.results import derivation, ledgers
@@ -55,6 +57,7 @@ def take_input(
         out=folder / "input.parquet",
         originals=lambda run_id: run_folder.input_of(run_id, places),
     )
+    intake = _with_known_content(intake, loaded, watch)
     watch.taken(intake)
     if expect_rows is not None and intake.rows != expect_rows:
         raise InputRefused(
@@ -62,6 +65,26 @@ def take_input(
             hint="is this the right file, and the whole of it?",
         )
     return intake
+
+
+def _with_known_content(intake: Intake, loaded: loading.LoadedJob, watch: Watch) -> Intake:
+    """The intake, with a note at each file whose content an earlier run of the target took by another name."""
+    target, taken = loaded.job.issues().text(), dict[str, tuple[str, str]]()
+    for folder in reversed(run_folder.list_runs(loaded.runs_dir)):
+        try:
+            manifest = run_folder.read_manifest(folder)
+        except StateRefused:
+            continue  # of this run `status` says more
+        if not manifest.rehearsal and same_target(manifest.target, target):
+            taken |= {file.sha256: (file.name, manifest.run_id) for file in manifest.inputs}
+    files = []
+    for file in intake.files:
+        name, run_id = taken.get(file.sha256, ("", ""))
+        note = f"the same content as {name}, which run {run_id} took" if name not in {"", file.name} else ""
+        files.append(replace(file, notes=(*file.notes, note)) if note else file)
+        if note:
+            watch.warned(f"{file.name}: {note}")
+    return replace(intake, files=tuple(files))
 
 
 def look_customers_up(
@@ -196,7 +219,7 @@ def preview(loaded: loading.LoadedJob, choices: Choices, out: Path | None, watch
         out: Where to write the failure and duplicate ledgers of what would not be sent; None for nowhere.
         watch: Who is told.
     """
-    paths = loading.input_files(loaded)
+    paths = input_files(loaded)
     target = loaded.job.issues()
     with tempfile.TemporaryDirectory(prefix="bulkissue-") as name:
         folder = Path(name)

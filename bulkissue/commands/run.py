@@ -21,6 +21,7 @@ from bulkissue.commands.state import refuse_forgotten
 from bulkissue.failpoint import reached
 from bulkissue.files import write_whole
 from bulkissue.job import loading
+from bulkissue.job.inbox import input_files
 from bulkissue.plan import plan
 from bulkissue.results import workbooks
 from bulkissue.state import run_folder
@@ -40,7 +41,7 @@ def start(
     """
     started = time.monotonic()
     confirmation.require_possible()
-    paths = loading.input_files(loaded)
+    paths = input_files(loaded)
     Metrics(loaded)  # refuses what is not installed before anything else is done
     if "xlsx" in loaded.job.output.formats:
         workbooks.require_writer()

@@ -20,11 +20,12 @@ from bulkissue import logs, signals
 from bulkissue.commands.metrics import Metrics
 from bulkissue.errors import BulkissueError, ExitCode, StateRefused
 from bulkissue.failpoint import reached
-from bulkissue.files import identity
+from bulkissue.files import identity, sha256
 from bulkissue.http.auth import make_auth
 from bulkissue.input.intake import Intake
 from bulkissue.job import loading
 from bulkissue.job.credentials import Credentials
+from bulkissue.job.inbox import move_taken
 from bulkissue.job.model import Job
 from bulkissue.outcomes import Outcome
 from bulkissue.plan import plan
@@ -193,8 +194,23 @@ class Session:
         self._enter("settled", commits, remembered)
         reached("run.settled")
         Metrics(self.loaded).ended(manifest)
+        self._move_taken(manifest)
         logs.get().info("run.finished", state=state, exit_code=manifest.exit_code, **manifest.counts)
         return Result(self.folder, manifest)
+
+    def _move_taken(self, manifest: Manifest) -> None:
+        """Move the input's files where the job wants that, once nothing of them is open; what cannot be is said."""
+        settings = self.loaded.job.input
+        open_rows = manifest.state != "completed" or manifest.counts.get(Outcome.UNKNOWN)
+        if settings.done is None or manifest.rehearsal or open_rows:
+            return
+        taken = [(Path(file.path), file.sha256) for file in manifest.inputs if file.kind == "plain"]
+        unchanged = [path for path, digest in taken if path.is_file() and sha256(path) == digest]
+        try:
+            for path in move_taken(unchanged, settings):
+                logs.get().info("input.moved", to=str(path))
+        except OSError as trouble:
+            logs.get().warning("input.not_moved", why=f"{trouble.strerror}: {trouble.filename}")
 
     def _has_unanswered(self) -> bool:
         """Whether something was sent of which the journal does not say what came of it."""

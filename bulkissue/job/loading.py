@@ -6,7 +6,6 @@ Must never write or send anything.
 
 import glob
 import os
-import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -20,17 +19,11 @@ import tomli_w
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from bulkissue.errors import InputRefused, JobRefused
+from bulkissue.errors import JobRefused
 from bulkissue.job import layers
 from bulkissue.job.credentials import NOTIFY_VARIABLES, SECRET_VARIABLES, SECRETS_HINT, secret_states, take_secrets
 from bulkissue.job.model import SETTINGS, Job, at
 from bulkissue.job.problems import disagreements, explained, nearest, quoted, shown
-
-#: What intake can read, by the end of the file's name.
-ENDINGS = (
-    *("csv", "tsv", "txt", "jsonl", "ndjson", "parquet"),
-    *("xlsx", "xlsm", "xlsb", "xls", "ods", "gz", "gzip", "zst", "zip"),
-)
 
 _FROM_ENVIRONMENT = ("api.limits", "guards", "reconcile")
 _VARIABLES: dict[str, str] = {
@@ -130,41 +123,6 @@ def load(
         said = dict.fromkeys(f"{_labelled(key, origins)}: {text}" for key, text in problems)
         raise JobRefused(str(path), list(said), hint=hint or f"mend these, then ask `bulkissue check {path}`")
     return LoadedJob(_absolute(job, path.parent, origins), path, origins, tuple(_strangers(environ)))
-
-
-def input_files(loaded: LoadedJob) -> list[Path]:
-    """
-    The files that the job's patterns name today: absolute, sorted, each once.
-
-    Hidden and unfinished files are left out, and so are the folders that a pattern matches beside files.
-
-    Raises:
-        InputRefused: There is no pattern, or one matches nothing, or names what cannot be read; all are named.
-    """
-    if not loaded.job.input.paths:
-        raise InputRefused(
-            f"{loaded.path} names no input", hint="set [input] paths in the job file, or give --input PATH"
-        )
-    files: dict[str, Path] = {}
-    problems = []
-    for pattern in loaded.job.input.paths:
-        found = _found(pattern)
-        matches = [match for match in found if not _left_out(match)]
-        if not matches:
-            problems.append(f"{pattern}: {'hidden and unfinished files are left out' if found else 'no such file'}")
-        for match in matches:
-            if trouble := _trouble(match):
-                problems.append(f"{match}: {trouble}")
-            else:
-                # A link keeps its own name, as the end of the name says the format.
-                files.setdefault(os.path.realpath(match), match.parent.resolve() / match.name)
-    if problems:
-        lines = "\n".join(f"  {problem}" for problem in dict.fromkeys(problems))
-        raise InputRefused(
-            f"the input of {loaded.path} cannot be taken:\n{lines}",
-            hint=f"[input] paths are relative to {loaded.base}, --input to the current directory",
-        )
-    return sorted(files.values())
 
 
 def effective_toml(loaded: LoadedJob) -> bytes:
@@ -292,31 +250,3 @@ def _place(key: str, places: list[str]) -> int:
 def _labelled(key: str, origins: Mapping[str, str]) -> str:
     origin = origins.get(key, "file")
     return key if origin in {"file", "default"} else f"{key} (from {'a flag' if origin == 'flag' else origin})"
-
-
-def _found(pattern: str) -> list[Path]:
-    plain = Path(re.sub(r"\[([*?[])]", r"\1", pattern))  # undoes glob.escape
-    if os.path.lexists(plain):  # "customers[1].csv" is first of all a name
-        return [plain]
-    # Path.glob takes no absolute patterns and walks into hidden folders.
-    matches = map(Path, glob.glob(pattern, recursive=True))  # noqa: PTH207 - see above
-    return [match for match in matches if not match.is_dir()]
-
-
-def _left_out(path: Path) -> bool:
-    # "~$x.xlsx" lies beside a workbook while somebody has it open.
-    return path.name.startswith((".", "~$")) or path.name.endswith(".partial")
-
-
-def _trouble(path: Path) -> str:
-    if path.is_dir():
-        return f"is a folder; name the files in it, such as {path / '*.csv'}"
-    if path.exists() and not path.is_file():
-        return "is a pipe or a device, and not a file"  # opening it could wait for ever
-    if path.suffix[1:].lower() not in ENDINGS:
-        return f"its name does not end in one of {', '.join(ENDINGS)}"
-    try:
-        path.open("rb").close()
-    except OSError as refused:
-        return f"cannot be read: {refused.strerror}"
-    return ""

@@ -224,6 +224,15 @@ class InputSection(Section):
     hidden_rows: Literal["take", "leave"] | None = Field(
         default=None, description="What to do with a workbook's hidden rows; without it such a workbook is refused."
     )
+    done: Literal["move"] | None = Field(
+        default=None, description="move: files go into a folder done beside them once their run is settled."
+    )
+    settle_seconds: Annotated[float, Field(ge=0, le=86_400)] = Field(
+        default=0.0, description="Files that were changed less than so long ago are left alone."
+    )
+    marker: Annotated[str, Field(min_length=2, max_length=32, pattern=r"^\.[A-Za-z0-9._-]+$")] | None = Field(
+        default=None, description="A file is taken only once another is there, named like it with this behind: .done"
+    )
     columns: ColumnsSection = ColumnsSection()
 
 
