@@ -60,6 +60,12 @@ class Terminal:
         """As Ctrl-C does."""
         os.kill(self.pid, signal.SIGINT)
 
+    def type(self, line: str) -> None:
+        """Type a line, and return."""
+        os.write(self._handle, f"{line}\n".encode())
+        time.sleep(0.1)
+        self._read()
+
     def end(self) -> int:
         """Wait for the command's end; its exit code."""
         while self._read():

@@ -18,7 +18,7 @@ from pathlib import Path
 import click
 
 from bulkissue import __version__
-from bulkissue.cli import accounting, installing, keeping, looking, sending, settling, state
+from bulkissue.cli import accounting, beginning, installing, keeping, looking, sending, settling, state
 from bulkissue.errors import BulkissueError, ExitCode
 from bulkissue.signals import ENDING
 from bulkissue.streams import Unfailing, open_standard_streams
@@ -50,6 +50,7 @@ def cli() -> None:
 
 
 for _command in (
+    beginning.init,
     sending.run,
     sending.resume,
     sending.retry,

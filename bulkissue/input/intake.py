@@ -254,6 +254,27 @@ def _refuse_title(path: Path, name: str, head: bytes, settings: InputSection, fo
         )
 
 
+def read_table(path: Path, name: str, settings: InputSection, folder: Path) -> Table:
+    """
+    One file as a table of text, without a word about which columns say who a customer is.
+
+    Args:
+        path: The file.
+        name: What it is called in messages.
+        settings: `[input]`.
+        folder: A private folder for what has to be written in between; it must outlive the table.
+
+    Raises:
+        InputRefused: It cannot be read for certain.
+    """
+    try:
+        with path.open("rb") as opened:
+            head = opened.read(4)
+    except OSError as trouble:
+        raise InputRefused(f"{name} cannot be read: {trouble.strerror}") from trouble
+    return _table(path, name, head, settings, folder)
+
+
 def _table(path: Path, name: str, head: bytes, settings: InputSection, folder: Path) -> Table:
     """Read a file as what its first bytes say it is, whatever its name."""
     if is_packed(head, path):
