@@ -36,6 +36,7 @@ PLACE_OF_DIGESTING = "history.digested"
 PLACES_OF_REBUILD = ("rebuild.registered", "rebuild.recovered", "rebuild.counted")
 
 #: Those of `purge` and `erase`.
+PLACES_OF_ERASURE = ("erase.planned", "erase.forgotten", "erase.told")
 PLACES_OF_REDACTION = ("redaction.copied", "redaction.made", "redaction.whole", "redaction.moved")
 
 _WANTED, _, _NUMBER = os.environ.get("BULKISSUE_CRASH_AT", "").partition(":")

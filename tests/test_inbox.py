@@ -126,3 +126,53 @@ def test_a_file_that_changed_meanwhile(scene):
     path.write_text("mobile\n919986000999\n")
     assert started.wait().code == 0
     assert inbox(scene) == ["a.csv"]
+
+
+def test_named_files_are_no_inbox(scene, write_job):
+    """`--input` and `retry` take the very file, however young and without its marker, and leave it where it is."""
+    write_job(
+        scene.service.base_url,
+        input={"paths": ["inbox/*.csv"], "done": "move", "settle_seconds": 600, "marker": ".done"},
+        limits={"batch_size": 1},
+    )
+    path = put(scene, "a.csv", 0, old=False)
+    scene.service.order(Fault(kind="status", status=400, times=1))
+    first = run(scene, "--input", path)
+    assert (first.code, first.counts["rows"]) == (5, 5)
+    again = scene.do("retry", "latest", "--yes", "--json")
+    assert (again.code, again.counts) == (0, {"rows": 1, "succeeded": 1})
+    assert inbox(scene) == ["a.csv"]
+    missing = run(scene, "--input", "inbox/b.csv")
+    assert (missing.code, "no such file" in missing.err) == (4, True)
+
+
+def test_retry_of_what_was_moved(scene):
+    """A run's failure ledger is retried with the job's inbox set up, and the ledger stays in its folder."""
+    put(scene, "a.csv", 0)
+    scene.service.order(Fault(kind="status", status=400, times=1))
+    assert run(scene).code == 5
+    assert inbox(scene) == ["done/a.csv"]
+    parent = scene.run_dir()
+    assert scene.do("retry", "latest", "--yes", "--json").counts == {"rows": 5, "succeeded": 5}
+    assert (parent / "failure.csv").is_file()
+    assert not (parent / "done").exists()
+
+
+def test_a_limit_leaves_the_file(scene):
+    """While `--limit` left somebody out the file stays; the next runs take the rest, and the last one moves it."""
+    put(scene, "a.csv", 0)
+    assert run(scene, "--limit", "2").counts == {"rows": 5, "succeeded": 2, "not_attempted": 3}
+    assert inbox(scene) == ["a.csv"]
+    assert run(scene).counts == {"rows": 5, "succeeded": 3, "already_issued": 2}
+    assert inbox(scene) == ["done/a.csv"]
+
+
+def test_what_was_taken_is_not_found_again(scene, write_job):
+    """A pattern that goes down into folders leaves `done` aside; a pattern whose folder is not there is a mistake."""
+    write_job(scene.service.base_url, input={"paths": ["inbox/**/*.csv"], "done": "move"})
+    put(scene, "a.csv", 0)
+    assert run(scene).code == 0
+    assert "nothing new" in run(scene).err
+    write_job(scene.service.base_url, input={"paths": ["inbux/*.csv"], "done": "move"})
+    mistyped = run(scene)
+    assert (mistyped.code, "there is no folder" in mistyped.err) == (4, True)

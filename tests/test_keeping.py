@@ -14,6 +14,7 @@ from bulkissue import failpoint
 from bulkissue.sandbox import Fault
 
 PLACES = [*failpoint.PLACES_OF_REDACTION, "redaction.moved:4"]
+ERASING = [*failpoint.PLACES_OF_ERASURE, *PLACES]
 HER = ("919986000700", "mira@example.com", "Mira Sample", "A 700")
 ROWS = [
     ("919986000701", "bob@example.com", "Bob", ""),
@@ -126,13 +127,34 @@ def test_who_was_erased_is_not_issued_again(scene, write_input):
     assert len(history.json["issued"]) == 1
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", ERASING)
 def test_killed_while_erasing(scene, place):
     """Whenever it is killed: run again it completes, and no half of anything is taken for whole in between."""
     erase(scene, crash_at=place)
     erased = erase(scene)
     assert erased.code == 0
     assert where(scene, HERS) == []
+    sound(scene)
+
+
+@pytest.mark.parametrize("place", [*ERASING, "redaction.moved:9"])
+def test_killed_between_two_runs(tmp_path, service, write_input, write_job, place):
+    """What one run alone tells of her is not forgotten with that run: her email goes from the others."""
+    write_job(service.base_url)
+    scene = Scene(tmp_path, service)
+    for number, row in enumerate([("919986000700", "mira@example.com"), ("", "mira@example.com")]):
+        write_input(["mobile", "email"], [row, ("919986000701", "")], name="input.csv")
+        scene.do("run", "job.toml", "--occasion", str(number), "--yes", "--json")
+    erase(scene, crash_at=place)
+    assert scene.do("verify", scene.run_dir()).code in {0, 3}
+    held = scene.folder / "state" / "erasing.json"
+    assert held.stat().st_mode & 0o077 == 0
+    erased = erase(scene)
+    assert erased.code == 0
+    assert where(scene, ("919986000700", "mira@example.com")) == []
+    assert [run["rows"] for run in json.loads(erased.out)["runs"]] == [["input.csv row 1"]] * 2
+    assert not held.exists()
+    assert len(list((scene.folder / "state" / "erasures").iterdir())) == 1
     sound(scene)
 
 

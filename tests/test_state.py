@@ -5,11 +5,14 @@ import shutil
 import pytest
 from scene import MOBILES, Scene, wait_until
 
+from bulkissue.commands.state import examine
 from bulkissue.errors import JobRefused
 from bulkissue.failpoint import PLACES_OF_REBUILD
 from bulkissue.job.loading import load
 from bulkissue.sandbox import Fault
+from bulkissue.state import folder
 from bulkissue.state.run_folder import read_manifest
+from bulkissue.state.store import FolderStore
 
 
 @pytest.fixture
@@ -215,3 +218,31 @@ def test_a_state_folder_that_is_lost_for_good(scene):
     assert rebuilt.out.startswith("2 runs taken in"), rebuilt.err
     assert scene.run().counts == {"rows": 20, "already_issued": 20}
     assert len(scene.service.issued()) == 20
+
+
+def test_two_first_runs_meet(tmp_path, monkeypatch):
+    """Between the look at the state folder and the look for runs another process may have made both: no refusal."""
+    state_dir, runs_dir = tmp_path / "state", tmp_path / "runs"
+    looking = folder._run_that_may_have_sent
+
+    def looking_late(where):
+        folder.open_state(state_dir, where, init=True)
+        (where / "r").mkdir(parents=True)
+        (where / "r" / "run.json").write_text('{"state": "running"}')
+        return looking(where)
+
+    monkeypatch.setattr(folder, "_run_that_may_have_sent", looking_late)
+    folder.open_state(state_dir, runs_dir, init=False)
+    assert folder.read_mark(state_dir) is not None
+
+
+def test_a_run_begins_while_one_looks(scene, monkeypatch):
+    """A run that registers between the look at the register and the look at the folders was not forgotten."""
+    scene.run()
+    loaded = load(scene.folder / "job.toml", environ={})
+    known = FolderStore.known_runs
+    answers: list[set[str]] = [set()]
+    monkeypatch.setattr(FolderStore, "known_runs", lambda self: answers.pop() if answers else known(self))
+    found = examine(loaded.state_dir, [loaded.runs_dir], loaded.job.issues())
+    assert found.says(loaded.state_dir) == []
+    assert not answers

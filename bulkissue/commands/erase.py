@@ -8,7 +8,6 @@ stay, by which nobody is issued twice. No receipt, and no message, may say who i
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -18,6 +17,7 @@ from bulkissue.commands.customer_history import keys_of
 from bulkissue.commands.purge import folders_of
 from bulkissue.commands.reopening import halt_of
 from bulkissue.errors import StateRefused, UsageRefused
+from bulkissue.failpoint import reached
 from bulkissue.files import make_folder, sha256, write_whole
 from bulkissue.job.loading import LoadedJob
 from bulkissue.job.target import parse
@@ -26,7 +26,8 @@ from bulkissue.plan.rows import row_names
 from bulkissue.results import derivation, redaction
 from bulkissue.results.redaction import Gone
 from bulkissue.settle.customers import forget
-from bulkissue.state import run_folder
+from bulkissue.state import erasure, run_folder
+from bulkissue.state.erasure import Key, PlannedRun
 from bulkissue.state.run_folder import Manifest, new_run_id
 from bulkissue.state.store import look_at_journal, store_at
 
@@ -36,8 +37,6 @@ _KEPT = (
     "the state folder keeps keyed digests of who was issued, so that nobody is issued twice; backups, input files "
     "and copies that were made elsewhere are not touched"
 )
-
-Key = tuple[str, str]
 
 
 @dataclass(slots=True)
@@ -68,10 +67,17 @@ def erase(loaded: LoadedJob, identifiers: Sequence[str]) -> dict[str, object]:
         TargetLocked: A run holds a target.
     """
     store_at(loaded.state_dir).require()
+    with erasure.locked(loaded.state_dir):
+        return _erase_as_planned(loaded, identifiers)
+
+
+def _erase_as_planned(loaded: LoadedJob, identifiers: Sequence[str]) -> dict[str, object]:
+    """With the lock held; one that was killed is brought to its end as well."""
     for folder in folders_of(loaded):
         if redaction.is_halfway(folder):
             redaction.finish(folder)
-    keys: set[Key] = set()
+    plan = erasure.read(loaded.state_dir)
+    keys = set(plan.keys)
     for identifier in identifiers:
         mine = keys_of(loaded, identifier).rows()
         if not mine:
@@ -84,15 +90,46 @@ def erase(loaded: LoadedJob, identifiers: Sequence[str]) -> dict[str, object]:
     affected = [one for one in found if one.rows or one.cells]
     for one in affected:
         _refuse_unsettled(one)
-    at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    runs = [_erase(loaded, one, keys, at) for one in affected]
+    runs = {run.run_id: run for run in plan.runs}
+    for one in affected:
+        runs[one.manifest.run_id] = _planned(one, runs.get(one.manifest.run_id))
+    plan = msgspec.structs.replace(plan, keys=tuple(sorted(keys)), runs=tuple(runs.values()))
+    erasure.write(loaded.state_dir, plan)
+    reached("erase.planned")
+    for one in affected:
+        _erase(loaded, one, keys, plan.at)
     lookups = forget(loaded, keys)
     words = store_at(loaded.state_dir).erase_words({text for _, text in keys})
-    receipt = {"erased_at": at, "runs": runs, "lookups": lookups, "words": words, "kept": _KEPT}
+    reached("erase.forgotten")
+    told = [_receipt_of(run, plan.at) for run in sorted(plan.runs, key=lambda run: run.run_id)]
+    receipt = {"erased_at": plan.at, "runs": told, "lookups": lookups, "words": words, "kept": _KEPT}
     kept = loaded.state_dir / "erasures"
     make_folder(kept)
-    write_whole(kept / f"{new_run_id()}.json", msgspec.json.format(msgspec.json.encode(receipt), indent=2) + b"\n")
+    write_whole(kept / f"{plan.receipt}.json", msgspec.json.format(msgspec.json.encode(receipt), indent=2) + b"\n")
+    reached("erase.told")
+    erasure.end(loaded.state_dir)
     return receipt
+
+
+def _planned(found: _Found, before: PlannedRun | None) -> PlannedRun:
+    places = pl.Series(sorted(found.rows), dtype=pl.UInt32)
+    rows = row_names(found.folder / "input.parquet", places)["name"].to_list()
+    cells = sum(map(len, found.cells.values()))
+    if before is not None:  # whom its first start found in the run, and has erased there
+        rows, cells = list(dict.fromkeys([*before.rows, *rows])), max(cells, before.cells)
+    return PlannedRun(found.manifest.run_id, str(found.folder), rows, cells, found.manifest.rehearsal)
+
+
+def _receipt_of(run: PlannedRun, at: str) -> dict[str, object]:
+    if run.rehearsal:
+        return {"run_id": run.run_id, "rehearsal": "removed"}
+    folder = Path(run.folder)
+    removals = run_folder.read_manifest(folder).removals if folder.is_dir() else ()
+    before = next((removal.before for removal in removals if (removal.by, removal.at) == ("erase", at)), None)
+    if before is None:
+        return {"run_id": run.run_id, "rows": run.rows, "gone": "purged or removed between two starts of this erasure"}
+    files = {name: {"before": digest, "after": sha256(folder / name)} for name, digest in before.items()}
+    return {"run_id": run.run_id, "rows": run.rows, "cells": run.cells, "files": files}
 
 
 def _whole_customers(loaded: LoadedJob, keys: set[Key]) -> tuple[list[_Found], set[Key]]:
@@ -203,6 +240,8 @@ def _refuse_unsettled(found: _Found) -> None:
             f"run {manifest.run_id} has not come to its end, and the customer is in it",
             hint=f"bulkissue resume {manifest.run_id}, then erase",
         )
+    if not (found.folder / "journal.db").exists():
+        raise StateRefused(f"run {manifest.run_id} has no journal", hint="start the job again; or remove the folder")
     open_ones = [Outcome.UNKNOWN.value]
     if manifest.state != "completed":
         open_ones.append(Outcome.NOT_ATTEMPTED.value)
@@ -218,15 +257,12 @@ def _refuse_unsettled(found: _Found) -> None:
             )
 
 
-def _erase(loaded: LoadedJob, found: _Found, keys: set[Key], at: str) -> dict[str, object]:
+def _erase(loaded: LoadedJob, found: _Found, keys: set[Key], at: str) -> None:
     folder, manifest = found.folder, found.manifest
     if manifest.rehearsal:  # of which nothing has to be remembered
         shutil.rmtree(folder)
-        return {"run_id": manifest.run_id, "rehearsal": "removed"}
-    if manifest.state == "planned" or not (folder / "journal.db").exists():
-        raise StateRefused(f"run {manifest.run_id} has no journal", hint="start the job again; or remove the folder")
+        return
     state_dir = Path(manifest.state_dir) if Path(manifest.state_dir).is_dir() else loaded.state_dir
-    names = row_names(folder / "input.parquet", pl.Series(sorted(found.rows), dtype=pl.UInt32))["name"].to_list()
     texts = [text for _, text in keys]
     known = dict.fromkeys(found.rows, texts)
     locked = store_at(state_dir).locked(parse(manifest.target), new_run_id())
@@ -234,12 +270,4 @@ def _erase(loaded: LoadedJob, found: _Found, keys: set[Key], at: str) -> dict[st
         run_folder.refuse_changed(folder, manifest)
         gone = Gone(frozenset(found.rows), known, found.cells, "erase", at)
         remembered = state.issued(only=manifest.run_id).lines
-        after = redaction.redact(folder, manifest, gone, remembered, state.digests)
-    before = after.removals[-1].before
-    files = {name: {"before": digest, "after": sha256(folder / name)} for name, digest in before.items()}
-    return {
-        "run_id": manifest.run_id,
-        "rows": names,
-        "cells": sum(map(len, found.cells.values())),
-        "files": files,
-    }
+        redaction.redact(folder, manifest, gone, remembered, state.digests)

@@ -201,8 +201,8 @@ class Session:
     def _move_taken(self, manifest: Manifest) -> None:
         """Move the input's files where the job wants that, once nothing of them is open; what cannot be is said."""
         settings = self.loaded.job.input
-        open_rows = manifest.state != "completed" or manifest.counts.get(Outcome.UNKNOWN)
-        if settings.done is None or manifest.rehearsal or open_rows:
+        open_rows = manifest.counts.get(Outcome.UNKNOWN) or manifest.reasons.get("guard.limit")
+        if settings.done is None or manifest.rehearsal or manifest.state != "completed" or open_rows:
             return
         taken = [(Path(file.path), file.sha256) for file in manifest.inputs if file.kind == "plain"]
         unchanged = [path for path, digest in taken if path.is_file() and sha256(path) == digest]

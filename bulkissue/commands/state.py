@@ -77,14 +77,18 @@ def examine(state_dir: Path, runs_dirs: Sequence[Path], target: Target, *, howev
     Raises:
         StateRefused: The state folder cannot be read.
     """
-    mark, known = store_at(state_dir).mark(), store_at(state_dir).known_runs()
+    store = store_at(state_dir)
+    mark, known = store.mark(), store.known_runs()
     forgotten: list[Manifest] = []
     others: list[Manifest] = []
     elsewhere: list[Manifest] = []
     folders = {}
-    for folder in (folder for runs_dir in runs_dirs for folder in reversed(list_runs(runs_dir))):
-        manifest = _that_may_have_sent(folder) if folder.name not in known else None
-        if mark is None or manifest is None:
+    strange = [folder for runs_dir in runs_dirs for folder in list_runs(runs_dir)[::-1] if folder.name not in known]
+    told = [(folder, _that_may_have_sent(folder)) for folder in strange]
+    # Read anew: a run of another target may have begun since, and registers before it sends.
+    known = store.known_runs() if strange else known
+    for folder, manifest in told:
+        if mark is None or manifest is None or folder.name in known:
             continue
         ours = same_target(manifest.target, target.text())
         later = however_old or manifest.started_at >= mark.began_at
@@ -97,8 +101,8 @@ def examine(state_dir: Path, runs_dirs: Sequence[Path], target: Target, *, howev
         elif ours and later:
             elsewhere.append(manifest)
         folders[manifest.run_id] = folder
-    latest = store_at(state_dir).latest_run()
-    beyond = latest.number if latest is not None and latest.number > store_at(state_dir).begun() else 0
+    latest = store.latest_run()
+    beyond = latest.number if latest is not None and latest.number > store.begun() else 0
     return Unknown(tuple(forgotten), tuple(others), tuple(elsewhere), beyond, folders)
 
 

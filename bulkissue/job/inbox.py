@@ -49,6 +49,8 @@ def input_files(loaded: LoadedJob) -> list[Path]:
         growing += len(matches) - len(whole)
         if not matches and settings.done is None:
             problems.append(f"{pattern}: {'hidden and unfinished files are left out' if found else 'no such file'}")
+        elif not found and not (folder := _folder_of(pattern)).is_dir():
+            problems.append(f"{pattern}: there is no folder {folder}")
         for match in whole:
             if trouble := _trouble(match):
                 problems.append(f"{match}: {trouble}")
@@ -118,9 +120,19 @@ def _found(pattern: str) -> list[Path]:
     return [match for match in matches if not match.is_dir()]
 
 
+def _folder_of(pattern: str) -> Path:
+    """The folder that a pattern looks into, so far as its name is fixed."""
+    fixed = Path(pattern)
+    while glob.has_magic(str(fixed)):
+        fixed = fixed.parent
+    return fixed if glob.has_magic(pattern) else fixed.parent
+
+
 def _left_out(path: Path, settings: InputSection) -> bool:
     # "~$x.xlsx" lies beside a workbook while somebody has it open.
     if path.name.startswith((".", "~$")) or path.name.endswith(".partial"):
+        return True
+    if settings.done is not None and path.parent.name == _DONE:  # `inbox/**/*.csv` finds what was taken before
         return True
     return settings.marker is not None and path.name.endswith(settings.marker)
 

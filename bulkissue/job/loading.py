@@ -32,6 +32,8 @@ _VARIABLES: dict[str, str] = {
     if key.rpartition(".")[0] in _FROM_ENVIRONMENT
     or key in {"api.base_url", "api.environment", "output.runs_dir", "output.state_dir"}
 }
+#: How an inbox is taken and cleared; said of the job's own patterns only.
+INBOX = ("input.done", "input.settle_seconds", "input.marker")
 _SECRET_NAMES = [
     name + end
     for name in (*(name for pair in SECRET_VARIABLES.values() for name in pair), *NOTIFY_VARIABLES.values())
@@ -87,7 +89,8 @@ def load(
 
     Args:
         path: The job file.
-        flags: Dotted key and value, such as `job.occasion`; None is as good as absent.
+        flags: Dotted key and value, such as `job.occasion`; None is as good as absent. Files given by `input.paths`
+            are taken as they are, and stay where they are: `done`, `settle_seconds` and `marker` do not apply.
         environ: The variables.
         environment: Which of the job file's `[environments]` goes over `[api]`; None for none.
 
@@ -111,6 +114,11 @@ def load(
         if value is not None:
             _put(tree, key, [str(each) for each in value] if isinstance(value, list | tuple) else value)
             origins[key] = "flag"
+    if origins["input.paths"] == "flag":  # files that are named one by one are no inbox
+        for key in INBOX:
+            if at(tree, key) is not None:
+                _put(tree, key, SETTINGS[key].default)
+                origins[key] = "flag"
 
     job = None
     try:

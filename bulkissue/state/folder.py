@@ -22,6 +22,7 @@ import msgspec
 
 from bulkissue.errors import StateRefused, TargetLocked, UsageRefused
 from bulkissue.files import KernelLock, make_folder, sync_folder, write_whole
+from bulkissue.state import erasure
 from bulkissue.state.history import make_key
 
 FORMAT = 1
@@ -72,7 +73,8 @@ def open_state(state_dir: Path, runs_dir: Path, *, init: bool) -> None:
     if mark is not None:
         _take_over(state_dir, mark)
         return
-    if not init and (found := _run_that_may_have_sent(runs_dir)):
+    # Read anew: whoever made the folder meanwhile may have begun a run since.
+    if not init and (found := _run_that_may_have_sent(runs_dir)) and read_mark(state_dir) is None:
         run, used = found
         raise StateRefused(
             f"the state folder {state_dir} is missing, and run {run} in {runs_dir} may have issued"
@@ -208,10 +210,11 @@ def back_up(state_dir: Path, out: Path) -> int:
 
 
 def _kept(state_dir: Path) -> list[Path]:
+    passing = {_LOCK, erasure.PLAN, erasure.LOCK}
     return sorted(
         path
         for path in state_dir.rglob("*")
-        if path.is_file() and path.name != _LOCK and not path.name.endswith(".partial")
+        if path.is_file() and path.name not in passing and not path.name.endswith(".partial")
     )
 
 
