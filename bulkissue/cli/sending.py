@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 @click.option("--occasion", metavar="TEXT", help="Issue the same target once more on purpose, under this name.")
 @ENVIRONMENT
 @click.option("--sandbox", is_flag=True, help="Rehearse against the stand-in service.")
+@click.option(
+    "--sandbox-faults",
+    metavar="WHAT",
+    help="With --sandbox: what goes wrong there, as bad-night or as a file of faults.",
+)
 @click.option("--settle", is_flag=True, help="Read unknown rows back at the end, once they must be visible.")
 @YES
 @JSON
@@ -50,6 +55,7 @@ def run(  # noqa: PLR0917 - click passes every option by name
     occasion: str | None,
     environment: str | None,
     sandbox: bool,
+    sandbox_faults: str | None,
     settle: bool,
     yes: bool,
     as_json: bool,
@@ -70,6 +76,8 @@ def run(  # noqa: PLR0917 - click passes every option by name
 
     if out is not None and not dry_run:
         raise click.UsageError("--out goes with --dry-run")
+    if sandbox_faults is not None and not sandbox:
+        raise click.UsageError("--sandbox-faults goes with --sandbox")
     flags: dict[str, object] = {}
     if inputs:
         flags["input.paths"] = list(inputs)
@@ -99,12 +107,13 @@ def run(  # noqa: PLR0917 - click passes every option by name
             result = _settled(result, screen, wanted=settle or loaded.job.reconcile.after_run)
         of_result(loaded.job, result, os.environ, loaded.base)
         return screen.result(result)
-    with rehearsal.stand_in(loaded.state_dir) as leading_there:
-        rehearsed = load(job, flags={**flags, **leading_there}, environ=os.environ, environment=environment)
-        confirmation = screen.confirmation(given=True)
+    with rehearsal.stand_in(loaded.state_dir, sandbox_faults) as leading_there:
         environ = rehearsal.environ_of(os.environ)
+        rehearsed = load(job, flags={**flags, **leading_there}, environ=environ, environment=environment)
+        confirmation = screen.confirmation(given=True)
         rehearsal_choices = dataclasses.replace(choices, rehearsal=True)
         result = start(rehearsed, rehearsal_choices, confirmation, environ, screen.watch())
+    result = _settled(result, screen, wanted=settle or loaded.job.reconcile.after_run)
     of_result(loaded.job, result, os.environ, loaded.base)
     return screen.result(result)
 

@@ -205,7 +205,7 @@ def print_status(console: Console, folder: Path, found: Status) -> None:
         console.print(
             "No process works on it: it was killed, the machine went down, or its books could not be written."
         )
-    if found.state in {"interrupted", "stopped"} and not manifest.rehearsal:
+    if found.state in {"interrupted", "stopped"}:
         console.print(f"Go on: bulkissue resume {manifest.run_id}")
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
+from bulkissue.commands import rehearsal
 from bulkissue.commands.customer_history import keys_of
 from bulkissue.commands.purge import folders_of
 from bulkissue.commands.reopening import halt_of
@@ -260,6 +261,7 @@ def _refuse_unsettled(found: _Found) -> None:
 def _erase(loaded: LoadedJob, found: _Found, keys: set[Key], at: str) -> None:
     folder, manifest = found.folder, found.manifest
     if manifest.rehearsal:  # of which nothing has to be remembered
+        rehearsal.forget(manifest)
         shutil.rmtree(folder)
         return
     state_dir = Path(manifest.state_dir) if Path(manifest.state_dir).is_dir() else loaded.state_dir

@@ -12,7 +12,7 @@ def next_steps(manifest: Manifest) -> list[str]:
     """What can be done about the rows that did not succeed, a line for each command."""
     counts, steps = manifest.counts, []
     if manifest.rehearsal:
-        return ["This was a rehearsal against the stand-in service: nothing real was issued."]
+        steps.append("This was a rehearsal against the stand-in service: nothing real was issued.")
     unissued = [Outcome.FAILED, Outcome.REJECTED, Outcome.NOT_ATTEMPTED]
     told = ", ".join(f"{counts[outcome]:,} {outcome}" for outcome in unissued if counts[outcome])
     if manifest.state != "completed":

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from bulkissue.commands import rehearsal
 from bulkissue.errors import StateRefused, UsageRefused
 from bulkissue.job.loading import LoadedJob
 from bulkissue.job.target import parse
@@ -88,6 +89,7 @@ def _is_due(manifest: Manifest, before: datetime) -> bool:
 
 def _purge(loaded: LoadedJob, folder: Path, manifest: Manifest) -> None:
     if manifest.rehearsal:
+        rehearsal.forget(manifest)
         shutil.rmtree(folder)
         return
     state_dir = Path(manifest.state_dir) if Path(manifest.state_dir).is_dir() else loaded.state_dir

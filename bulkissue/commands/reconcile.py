@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from bulkissue.commands import rehearsal
 from bulkissue.commands.reopening import (
     closed_on_trouble,
     halt_of,
@@ -73,6 +74,20 @@ def reconcile(
     Raises:
         BulkissueError: As `resume`.
     """
+    with rehearsal.going_on(folder, environ) as own:
+        return _reconcile(folder, dry_run=dry_run, sample=sample, environ=own, watch=watch, say=say, wait=wait)
+
+
+def _reconcile(
+    folder: Path,
+    *,
+    dry_run: bool,
+    sample: int,
+    environ: Mapping[str, str],
+    watch: Watch,
+    say: Callable[[str], None],
+    wait: bool,
+) -> Reconciled:
     started = time.monotonic()
     loaded = loaded_where_it_began(folder, environ)
     if wait:
@@ -111,14 +126,14 @@ def settle_itself(
     A run's result once its unknown rows were read back, where that is wanted and there are any.
 
     Args:
-        result: Of a run that has just ended. One that a signal ended is left alone, and so is a rehearsal.
+        result: Of a run that has just ended. One that a signal ended is left alone.
         wanted: `--settle`, or `[reconcile] after_run`.
         environ: As for `reconcile`.
         watch: As for `reconcile`.
         say: As for `reconcile`.
     """
     manifest = result.manifest
-    if not wanted or manifest.rehearsal or manifest.state == "interrupted" or not manifest.counts[Outcome.UNKNOWN]:
+    if not wanted or manifest.state == "interrupted" or not manifest.counts[Outcome.UNKNOWN]:
         return result
     return reconcile(result.folder, dry_run=False, sample=0, environ=environ, watch=watch, say=say, wait=True).result
 

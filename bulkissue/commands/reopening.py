@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bulkissue import logs
 from bulkissue.commands.session import Session, Watch
-from bulkissue.errors import ExitCode, SettingsRefused, StateRefused, UsageRefused
+from bulkissue.errors import ExitCode, SettingsRefused, StateRefused
 from bulkissue.job import loading
 from bulkissue.job.credentials import Credentials, read_credentials
 from bulkissue.job.target import parse
@@ -79,11 +79,6 @@ def closed_on_trouble(journal: RunJournal) -> Iterator[None]:
 
 def refuse_elsewhere(loaded: loading.LoadedJob, manifest: Manifest) -> None:
     """Refuse to go on with a run towards another target, or with another memory, than it began with."""
-    if manifest.rehearsal:
-        raise UsageRefused(
-            f"run {manifest.run_id} was a rehearsal: its stand-in service is gone, and what it knew",
-            hint="run the job again with --sandbox; or without, for the real thing",
-        )
     if loaded.job.issues().text() != manifest.target:
         raise SettingsRefused(
             f"run {manifest.run_id} issues {parse(manifest.target).describe()}, the environment says otherwise",
@@ -107,7 +102,7 @@ def loaded_where_it_began(folder: Path, environ: Mapping[str, str]) -> loading.L
     manifest = run_folder.read_manifest(folder)
     loaded = loading.load(folder / "job.toml", flags={}, environ=environ)
     refuse_elsewhere(loaded, manifest)
-    if loaded.job.api.base_url != manifest.base_url:
+    if loaded.job.api.base_url != manifest.base_url and not manifest.rehearsal:  # whose stand-in has a new port
         raise SettingsRefused(
             f"run {manifest.run_id} sends to {manifest.base_url}, the environment says {loaded.job.api.base_url}",
             hint="unset BULKISSUE_BASE_URL; one goes on with a run only where it began",

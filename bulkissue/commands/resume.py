@@ -10,6 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
+from bulkissue.commands import rehearsal
 from bulkissue.commands.confirmation import Confirmation, question
 from bulkissue.commands.preparation import refuse_other_names
 from bulkissue.commands.recovery import recover
@@ -37,6 +38,13 @@ def resume(
     Raises:
         BulkissueError: As `start`; also where journal, plan or input cannot be trusted, or the base URL differs.
     """
+    with rehearsal.going_on(folder, environ) as own:
+        return _resume(folder, confirmation, own, watch, say)
+
+
+def _resume(
+    folder: Path, confirmation: Confirmation, environ: Mapping[str, str], watch: Watch, say: Callable[[str], None]
+) -> Result:
     loaded = loaded_where_it_began(folder, environ)
     with reopened(folder, loaded, watch) as session:
         manifest, journal = session.manifest, session.journal

@@ -7,6 +7,7 @@ It must never take up a run that can still be resumed.
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from bulkissue.commands import rehearsal
 from bulkissue.commands.confirmation import Confirmation
 from bulkissue.commands.preparation import Choices
 from bulkissue.commands.reopening import refuse_elsewhere
@@ -45,7 +46,9 @@ def retry(
     ):
         say(f"nothing to retry: the failure ledger of run {manifest.run_id} has no rows")
         return None
-    loaded = loading.load(parent / "job.toml", flags={"input.paths": [str(ledger)]}, environ=environ)
-    refuse_elsewhere(loaded, manifest)
-    store_at(loaded.state_dir).require()
-    return start(loaded, Choices(parent_run_id=manifest.run_id), confirmation, environ, watch)
+    with rehearsal.going_on(parent, environ) as own:
+        loaded = loading.load(parent / "job.toml", flags={"input.paths": [str(ledger)]}, environ=own)
+        refuse_elsewhere(loaded, manifest)
+        store_at(loaded.state_dir).require()
+        choices = Choices(parent_run_id=manifest.run_id, rehearsal=manifest.rehearsal)
+        return start(loaded, choices, confirmation, own, watch)

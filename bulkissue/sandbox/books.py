@@ -1,13 +1,14 @@
 """
 The stand-in's books: who the customers are, what may be issued, and everything that was.
 
-Pure: time comes in as an argument, nothing is sent or stored elsewhere. It must never tell of a proof of issue without
-having written the effect down first, except where a magic ending asks for exactly that lie.
+Pure: time comes in as an argument, nothing is sent, and who wants effects stored is handed each. It must never tell of
+a proof of issue without having written the effect down first, except where a magic ending asks for exactly that lie.
 """
 
 import hashlib
 import itertools
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum, auto
@@ -203,10 +204,19 @@ class Books:
     Args:
         options: What was declared.
         now: Seconds since the epoch: what the earlier issues are counted back from, and where the numbers begin.
+        before: What stand-ins before this one did.
+        keep: Given each effect once it is done.
     """
 
-    def __init__(self, options: Options, now: float) -> None:
+    def __init__(
+        self,
+        options: Options,
+        now: float,
+        before: Iterable[Effect] = (),
+        keep: Callable[[Effect], None] = lambda _: None,
+    ) -> None:
         self._options = options
+        self._keep = keep
         self._people = {
             (kind, self._compare_key(kind, value)): person
             for person in options.customers
@@ -224,6 +234,10 @@ class Books:
         # A service never gives a number twice, and neither does the next stand-in after this one.
         self._numbers = itertools.count(int(now * 1000) % 10**12 * 1000)
         self.forget(now)
+        for effect in before:
+            if name := str(effect.offer.target.get("promo_identifier", "")):
+                self.promotion(0, name)
+            self._enter(effect)
 
     def forget(self, now: float) -> None:
         """Begin again with what was declared as issued earlier. Numbers go on."""
@@ -411,9 +425,6 @@ class Books:
     def _write(
         self, offer: Offer, known: Known, at: float, *, route: str, request_no: int, valid_till: float = 0
     ) -> Effect:
-        key = (offer.effect, offer.key, known.customer)
-        self._times[key] += 1
-        self._totals[offer.effect, offer.key] += 1
         reference = self._reference(offer.effect)
         done = Effect(
             seq=len(self._effects) + 1,
@@ -425,12 +436,19 @@ class Books:
             request_no=request_no,
             reference=reference,
             issual_id=self._enrolment(offer, known, reference),
-            attempt_no=self._times[key],
+            attempt_no=self._times[offer.effect, offer.key, known.customer] + 1,
             valid_till=valid_till or at + _VALID_DAYS * _DAY,
         )
-        self._effects.append(done)
-        self._of_customer.setdefault(known.customer, []).append(done)
+        self._enter(done)
+        if request_no:
+            self._keep(done)
         return done
+
+    def _enter(self, done: Effect) -> None:
+        self._times[done.offer.effect, done.offer.key, done.customer_id] += 1
+        self._totals[done.offer.effect, done.offer.key] += 1
+        self._effects.append(done)
+        self._of_customer.setdefault(done.customer_id, []).append(done)
 
     def _enrolment(self, offer: Offer, known: Known, reference: str) -> str:
         if offer.effect == "enrol":

@@ -136,6 +136,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         series: Declared series.
         earlier: What was issued before the start.
         faults: What goes wrong from the start.
+        books: A file in which effects are kept, and from which the next stand-in goes on; empty for none.
     """
 
     host: str = "127.0.0.1"
@@ -163,6 +164,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     series: tuple[Series, ...] = ()
     earlier: tuple[Earlier, ...] = ()
     faults: tuple[Fault, ...] = ()
+    books: str = ""
 
 
 def load(config: Path | None = None, faults: Path | None = None, **flags: Any) -> Options:

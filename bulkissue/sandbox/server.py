@@ -19,6 +19,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import h11
@@ -27,6 +28,7 @@ import msgspec
 from bulkissue.errors import UsageRefused
 from bulkissue.sandbox.books import Books
 from bulkissue.sandbox.faults import AT_THE_DOOR, Fault, Faults, Ordered, read_orders
+from bulkissue.sandbox.kept import Kept
 from bulkissue.sandbox.options import Options
 from bulkissue.sandbox.service import (
     FELL_OVER,
@@ -213,7 +215,12 @@ class StandIn:
         self._keeper: socket.socket | None = None
         self._chores: set[asyncio.Task[None]] = set()
         self._door = Door(options)
-        self.books = Books(options, self.now())
+        self._kept = Kept(Path(options.books)) if options.books else None
+        self.books = (
+            Books(options, self.now(), self._kept.effects, self._kept.write)
+            if self._kept
+            else Books(options, self.now())
+        )
         self.traffic = Traffic(options)
         self.faults = Faults(options.seed, options.faults)
         self.wires: set[Wire] = set()
@@ -270,6 +277,8 @@ class StandIn:
             wire.on_gone = None
             wire.abort()
         await asyncio.sleep(0.01)  # the loop closes aborted sockets on its next rounds
+        if self._kept:
+            self._kept.close()
 
     def _shut(self) -> None:
         if self._listener is None:
@@ -302,6 +311,8 @@ class StandIn:
 
     def reset(self) -> None:
         """Forget what was issued and asked, and the faults ordered since the start; tokens stay good."""
+        if self._kept:
+            self._kept.forget()
         self.books.forget(self.now())
         self.traffic.forget()
         self.faults = Faults(self._options.seed, self._options.faults)
