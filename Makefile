@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help setup demo test crash fuzz check format lock docs bench clean
+.PHONY: help setup demo test crash fuzz check format lock dist audit sbom docs bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -53,7 +53,29 @@ docs: setup  ## write the generated parts of the pages, and the job file's JSON 
 lock:  ## resolve the dependencies again (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	    --extra xlsx --extra notify --extra metrics --group dev --output-file requirements.lock pyproject.toml
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	    --extra xlsx --extra notify --extra metrics --constraint requirements.lock \
+	    --output-file packaging/requirements.lock pyproject.toml
+
+# Tools of a release: not pinned, as an audit with last year's tool finds last year's faults.
+TOOLS := .venv-tools/bin
+$(TOOLS)/twine:
+	python3 -m venv --clear .venv-tools
+	$(TOOLS)/python -m pip install --quiet --disable-pip-version-check twine pip-audit cyclonedx-bom
+
+dist: setup $(TOOLS)/twine  ## build wheel and sdist into dist/, and check them
+	rm -rf dist && mkdir dist
+	$(PY) -c "from flit_core import buildapi; buildapi.build_sdist('dist'); buildapi.build_wheel('dist')"
+	$(TOOLS)/twine check --strict dist/*
+
+audit: $(TOOLS)/twine  ## look for known faults in what is installed with the program
+	$(TOOLS)/pip-audit --require-hashes --disable-pip --requirement packaging/requirements.lock
+
+sbom: $(TOOLS)/twine  ## write what is installed with the program into dist/sbom.json (CycloneDX)
+	mkdir -p dist
+	$(TOOLS)/cyclonedx-py requirements packaging/requirements.lock --pyproject pyproject.toml --output-reproducible \
+	    --output-file dist/sbom.json
 
 clean:  ## remove what setup, demo, tests and benchmarks made
-	rm -rf .venv demo .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	rm -rf .venv .venv-tools dist demo .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 	    benchmarks/.venv benchmarks/.work benchmarks/results

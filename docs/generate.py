@@ -2,7 +2,7 @@
 What the pages and the job file's schema take from the program itself, so that it is told in one place only.
 
     python docs/generate.py           writes the parts between `<!-- generated: NAME -->` and `<!-- end -->` of
-                                      docs/*.md, and docs/job.schema.json
+                                      docs/*.md, docs/job.schema.json and docs/run.schema.json
     python docs/generate.py --check   changes nothing; names what is stale and exits 1
 
 It must never touch what stands outside the markers, and never depend on the terminal it is called from.
@@ -28,10 +28,10 @@ from bulkissue.outcomes import REASONS
 from bulkissue.sandbox.__main__ import main as sandbox
 from bulkissue.sandbox.faults import Fault
 from bulkissue.service.codes import CODES
+from bulkissue.state.run_folder import manifest_schema
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-SCHEMA = DOCS / "job.schema.json"
 
 _HELP_WIDTH = 100
 _NO_LIMIT = 10**9  # a maximum as high as this is there for the machine, not for the reader
@@ -129,9 +129,15 @@ PARTS: dict[str, Callable[[], str]] = {
 }
 
 
-def schema_text() -> str:
-    """docs/job.schema.json."""
-    return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+SCHEMAS: dict[Path, Callable[[], dict[str, Any]]] = {
+    DOCS / "job.schema.json": json_schema,
+    DOCS / "run.schema.json": manifest_schema,
+}
+
+
+def schema_texts() -> dict[Path, str]:
+    """The schemas as they should be."""
+    return {path: json.dumps(of(), indent=2, ensure_ascii=False) + "\n" for path, of in SCHEMAS.items()}
 
 
 def filled() -> dict[Path, str]:
@@ -162,8 +168,9 @@ def stale() -> list[str]:
         )
         page = path.relative_to(ROOT)
         names += [f"{page}, generated part: {name}" for name in now if now[name] != then[name]]
-    if not SCHEMA.exists() or SCHEMA.read_text(encoding="utf-8") != schema_text():
-        names.append(str(SCHEMA.relative_to(ROOT)))
+    for path, text in schema_texts().items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            names.append(str(path.relative_to(ROOT)))
     return names
 
 
@@ -173,9 +180,8 @@ def main(arguments: list[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     if not arguments:
-        for path, text in filled().items():
+        for path, text in (filled() | schema_texts()).items():
             path.write_text(text, encoding="utf-8")
-        SCHEMA.write_text(schema_text(), encoding="utf-8")
         return 0
     names = stale()
     for name in names:

@@ -13,11 +13,13 @@ import click
 import pytest
 from conftest import ENVIRON
 
+import bulkissue
 from bulkissue import failpoint
 from bulkissue.cli.main import cli
 from bulkissue.errors import EXIT_MEANINGS
 from bulkissue.job.model import KEYS, SETTINGS, Job
 from bulkissue.outcomes import IDENTIFIER_TYPES, LEDGER_COLUMNS, REASONS, Outcome
+from bulkissue.state.run_folder import FORMAT, Manifest
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -83,6 +85,7 @@ def test_a_stale_part_is_named(tmp_path):
         "stale: docs/exit-codes.md, generated part: exit codes",
         "stale: docs/job.schema.json",
     ]
+    assert "stale: docs/run.schema.json" in ended.stderr
     assert generate(cwd=tmp_path, script=script).returncode == 0
     assert page.read_text(encoding="utf-8") == as_it_is
 
@@ -118,6 +121,15 @@ def test_schema_is_that_of_the_model():
     schema = json.loads((ROOT / "docs" / "job.schema.json").read_text(encoding="utf-8"))
     known = set(schema["properties"]).union(*(part.get("properties", {}) for part in schema["$defs"].values()))
     assert known == {"environments", *(key.rpartition(".")[2] for key in KEYS)}
+
+
+def test_schema_of_the_manifest():
+    """docs/run.schema.json describes every key of run.json, in words, and its format."""
+    schema = json.loads((ROOT / "docs" / "run.schema.json").read_text(encoding="utf-8"))
+    keys = schema["$defs"]["Manifest"]["properties"]
+    assert list(keys) == list(Manifest.__struct_fields__)
+    assert [name for name, info in keys.items() if not info.get("description")] == []
+    assert keys["format"]["const"] == FORMAT
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
@@ -264,3 +276,15 @@ def test_demo(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} - before == {"demo"}
     [run] = (tmp_path / "demo" / "runs").iterdir()
     assert f"demo/runs/{run.name}/success.csv" in ended.stdout
+
+
+def test_examples_for_schedulers():
+    """The Python examples compile, and name nothing of bulkissue that is not there."""
+    blocks = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "from-python.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    assert len(blocks) == 3
+    for block in blocks:
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module == "bulkissue":
+                assert {one.name for one in node.names} <= set(bulkissue.__all__)

@@ -5,6 +5,7 @@ Reads and writes the manifest only. The manifest is a summary: what is true of a
 journal, and nothing here may be trusted instead of them.
 """
 
+import inspect
 import platform
 import re
 import secrets
@@ -13,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -118,7 +119,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=False):
         inputs: The input files.
         digests: SHA-256 of `job.toml`, `input.parquet` and `plan.parquet`.
         ledgers: By file name, `rows` and `sha256`.
-        rehearsal: It went to a stand-in service that is gone.
+        rehearsal: It went to the stand-in service.
         stop: Why it stopped, if it did.
         csv_bom: Whether its CSV ledgers begin with a byte-order mark, as its input did or the job says.
         duplicates: Whether `duplicate.csv` has all its rows, or the first ones and the others are counted here.
@@ -176,6 +177,26 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=False):
     def purged_at(self) -> str:
         """When the personal data of all its customers was removed; empty where it was not."""
         return next((removal.at for removal in self.removals if removal.by == "purge"), "")
+
+
+def manifest_schema() -> dict[str, Any]:
+    """
+    JSON Schema (2020-12) of `run.json`.
+
+    `format` is raised where a reader of the older one would misread, and then an older one is migrated when it is
+    opened, or refused; a newer one is refused. Within a format keys may come, and none goes or means something else.
+    """
+    schema: dict[str, Any] = msgspec.json.schema(Manifest, schema_hook=lambda _: {"type": ["integer", "string"]})
+    of_run = schema["$defs"]["Manifest"]
+    about = inspect.cleandoc(Manifest.__doc__ or "").partition("Attributes:\n")[2]
+    for line in about.splitlines():
+        name, _, words = line.strip().partition(": ")
+        if name in of_run["properties"]:
+            of_run["properties"][name]["description"] = words
+    for definition in schema["$defs"].values():
+        definition["description"] = definition.get("description", "").partition("\n\nAttributes:")[0]
+    of_run["properties"]["format"] |= {"const": FORMAT}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "run.json of bulkissue", **schema}
 
 
 _RUN_ID = re.compile(r"[0-9]{8}T[0-9]{9}Z-[0-9a-f]{4}")
