@@ -10,7 +10,7 @@ from scene import MOBILES, Scene, journal_rows
 from bulkissue.sandbox import Running
 
 #: So slow that an answer is on the disk before the next intent is due: a kill between them leaves nothing in doubt.
-ONE_BY_ONE = {"batch_size": 5, "concurrency": 1, "requests_per_minute": 590}
+ONE_BY_ONE = {"batch_size": 5, "concurrency": 1, "requests_per_minute": 240}
 
 
 @pytest.fixture

@@ -124,3 +124,23 @@ def test_codes_in_words(code):
     assert meaning("http.502") == "the service answered HTTP 502"
     assert meaning("net.read_timeout").startswith("sent, and no whole answer")
     assert meaning("nonsense") == ""
+
+
+def test_reading_back_on_a_terminal(scene):
+    """Reading back shows how far it is; where it cannot be rewritten, and in a file, the last line says it."""
+    scene.do("run", "job.toml", "--yes")
+    scene.service.order(Fault(kind="slow", route="read", seconds=0.3, rate=1.0))
+    how = {"BULKISSUE_CONCURRENCY": "1", "BULKISSUE_SETTLE_AFTER_SECONDS": "0"}
+    terminal = start(scene, "reconcile", "latest", environ=how)
+    lines = terminal.until("of 10 rows")
+    assert any(re.search(r"rows read back .*[0-9]+%, [0-9]+ of 10 rows", line) for line in lines)
+    assert not any("succeeded" in line for line in lines)
+    terminal.end()
+    assert any("10 rows were unknown" in line for line in terminal.lines)
+
+
+def test_reading_back_behind_a_terminal(scene):
+    """In a file one line says how many were read back."""
+    scene.do("run", "job.toml", "--yes")
+    ended = scene.do("reconcile", "latest", environ={"BULKISSUE_SETTLE_AFTER_SECONDS": "0"})
+    assert "10 of 10 rows read back" in ended.err

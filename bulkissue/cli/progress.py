@@ -130,7 +130,8 @@ class Area:
             return
         if not wide:
             yield _short(found.figures())
-        yield found.outcomes()
+        if found.counts:
+            yield found.outcomes()
         for line in (found.hindrances(), *found.causes()):
             if line:
                 yield _short(line)
@@ -151,13 +152,14 @@ class Progress:
         self._rewrites = console.is_terminal and not console.is_dumb_terminal
         self._lines = console.is_terminal and console.is_dumb_terminal
         self._phase = ""
+        self._asked: tuple[int, int] | None = None
         self._counters, self._rows = Counters(), 0
         self._began = 0.0
         self._next = 0.0
 
     def phase(self, name: str) -> None:
         """Something else is being done from now on; nothing where `name` is empty, so that a person can be asked."""
-        self._phase = name
+        self._phase, self._asked = name, None
         if not name:
             self.close()
         elif self._rewrites and self._live is None:
@@ -173,13 +175,25 @@ class Progress:
 
     def tell(self, counters: Counters, rows: int) -> None:
         """Take in the counters, with `rows` to send in all."""
-        if not self._began:
+        if self._phase != "sending":
             self._began = time.monotonic()
             self.phase("sending")
         self._counters, self._rows = counters, rows
         if self._lines and (now := time.monotonic()) >= self._next:
             self._next = now + _LINES_SECONDS
             self._console.print(self._standing().line(), soft_wrap=True)
+
+    def ask(self, what: str, asked: int, of: int) -> None:
+        """Take in how many were asked of the service, of how many, where nothing is issued; `what` says it in words."""
+        now = time.monotonic()
+        if self._rewrites:
+            if self._phase != what:
+                self._began = now
+                self.phase(what)
+            self._asked = asked, of
+        elif now >= self._next or asked == of:
+            self._next = now + _LINES_SECONDS
+            self._console.print(f"{asked:,} of {of:,} {what}", soft_wrap=True)
 
     def close(self) -> None:
         """Leave the terminal as it was."""
@@ -189,9 +203,13 @@ class Progress:
 
     def _standing(self) -> Standing:
         """Called from the thread that draws; what it reads may change meanwhile, and is copied at once."""
+        elapsed = time.monotonic() - self._began
+        if (asking := self._asked) is not None:
+            asked, of = asking
+            left = elapsed * (of - asked) / asked if 0 < asked < of else None
+            return Standing(self._phase, asked, of, seconds_left=left)
         counters, rows = self._counters, self._rows
         answered = counters.answered
-        elapsed = time.monotonic() - self._began
         known = 0 < answered < rows
         return Standing(
             self._phase,

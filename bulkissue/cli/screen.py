@@ -78,5 +78,5 @@ class Screen:
             planned=lambda drawn, _folder: self.say(summary.plan_lines(drawn)),
             sending=self._progress.tell,
             phase=self._progress.phase,
-            looking_up=lambda asked, of: self.say(f"{asked:,} of {of:,} customers looked up"),
+            asking=self._progress.ask,
         )

@@ -103,7 +103,7 @@ def look_customers_up(
             credentials,
             store_at(loaded.state_dir).allowance(loaded.job.api.host, credentials.name),
             name=lambda row: plan.name_of(source, row),
-            tell=watch.looking_up,
+            tell=lambda asked, of: watch.asking("customers looked up", asked, of),
         )
     return memory.known()
 

@@ -102,7 +102,14 @@ def _reconcile(
 
         def account(journal: RunJournal, settle: Callable[[Settlement], None]) -> Account:
             case = Case(derivation.Run.of(folder, manifest), journal, ending_of(halt), loaded.job, loaded.state_dir)
-            return read_back(case, credentials, sample=sample, settle=settle, say=say)
+            return read_back(
+                case,
+                credentials,
+                sample=sample,
+                settle=settle,
+                say=say,
+                tell=lambda asked, of: watch.asking("rows read back", asked, of),
+            )
 
         if dry_run or nothing_open:
             looked = look(folder, manifest, state)

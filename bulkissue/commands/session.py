@@ -55,7 +55,7 @@ class Watch:
         warned: Something that a person should mend, such as a secret's file that others can read.
         planned: The plan stands; with the run's folder (a temporary one on a dry run).
         sending: The counters have changed; with the rows to send in all.
-        looking_up: So many customers were looked up, of so many.
+        asking: What is being asked of the service that issues nothing, in words; how many were asked, of how many.
         phase: Something else is being done from now on, in a word or two; empty while a person is asked.
     """
 
@@ -63,7 +63,7 @@ class Watch:
     warned: Callable[[str], None] = lambda _: None
     planned: Callable[[plan.Plan, Path], None] = lambda _plan, _folder: None
     sending: Callable[[Counters, int], None] = lambda _counters, _rows: None
-    looking_up: Callable[[int, int], None] = lambda _asked, _of: None
+    asking: Callable[[str, int, int], None] = lambda _what, _asked, _of: None
     phase: Callable[[str], None] = lambda _: None
 
 

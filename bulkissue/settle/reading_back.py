@@ -159,6 +159,7 @@ def read_back(
     sample: int,
     settle: Callable[[Settlement], None],
     say: Callable[[str], None],
+    tell: Callable[[int, int], None] = lambda _asked, _of: None,
 ) -> Account:
     """
     Read back the run's unknown rows, then a sample of its settled ones. A signal ends it early; what is settled stays.
@@ -169,6 +170,7 @@ def read_back(
         sample: How many succeeded and how many failed rows to hold against the service.
         settle: Takes each settlement as it is found.
         say: Told what is read back.
+        tell: Told how many rows were read, of how many.
     """
     account = Account()
     unknown, controls = _survey(case)
@@ -179,7 +181,7 @@ def read_back(
     async def work() -> None:
         allowance = store_at(case.state_dir).allowance(case.job.api.host, credentials.name)
         async with reading(case.job.api, credentials, allowance) as reader:
-            back = _ReadingBack(case, reader, controls, account, settle)
+            back = _ReadingBack(case, reader, controls, account, settle=settle, tell=tell)
             try:
                 await back.settle_unknown(unknown)
                 if sample:
@@ -214,9 +216,12 @@ class _ReadingBack:
         reader: Reader,
         controls: dict[tuple[str, str], list[Row]],
         account: Account,
+        *,
         settle: Callable[[Settlement], None],
+        tell: Callable[[int, int], None],
     ) -> None:
         self._case = case
+        self._tell = tell
         self._reader = reader
         self._to_issue = promotion_or_series(case.job, case.run.run_id)
         self._endpoint = READERS[self._to_issue.effect]
@@ -243,6 +248,7 @@ class _ReadingBack:
         async def read(row: Row) -> None:
             shown = await self._read(row.asked)
             self._unknown.append((row, shown))
+            self._tell(len(self._unknown), len(rows))
             finding = weigh(row.sent, shown, self._context(row))
             if finding.kind in {"not_issued", "too_early"} or not shown.found:
                 self._note(row, finding)
@@ -268,6 +274,7 @@ class _ReadingBack:
 
         async def read(row: Row) -> None:
             shown.append((row, await self._read(row.asked)))
+            self._tell(len(shown), len(rows))
 
         await _each(rows, read, self._case.job.api.limits.concurrency)
         with self._remembered(shown) as memory:
