@@ -75,55 +75,42 @@ def reconcile(
         BulkissueError: As `resume`.
     """
     with rehearsal.going_on(folder, environ) as own:
-        return _reconcile(folder, dry_run=dry_run, sample=sample, environ=own, watch=watch, say=say, wait=wait)
-
-
-def _reconcile(
-    folder: Path,
-    *,
-    dry_run: bool,
-    sample: int,
-    environ: Mapping[str, str],
-    watch: Watch,
-    say: Callable[[str], None],
-    wait: bool,
-) -> Reconciled:
-    started = time.monotonic()
-    loaded = loaded_where_it_began(folder, environ)
-    if wait:
-        _wait_until_settled(folder, loaded.job.reconcile.settle_after_seconds, say)
-    with standing(folder) as (manifest, state):
-        settled = manifest.exit_code is not None and manifest.state != "running"
-        nothing_open = settled and not manifest.counts[Outcome.UNKNOWN]
-        if nothing_open and not sample:
-            say("no row is unknown: there is nothing to settle")
-            return Reconciled(Result(folder, manifest), Account(), dry_run)
-        credentials, halt = signed_in(loaded, environ, watch), halt_of(manifest)
-
-        def account(journal: RunJournal, settle: Callable[[Settlement], None]) -> Account:
-            case = Case(derivation.Run.of(folder, manifest), journal, ending_of(halt), loaded.job, loaded.state_dir)
-            return read_back(
-                case,
-                credentials,
-                sample=sample,
-                settle=settle,
-                say=say,
-                tell=lambda asked, of: watch.asking("rows read back", asked, of),
-            )
-
-        if dry_run or nothing_open:
-            looked = look(folder, manifest, state)
-            if looked is None:
+        started = time.monotonic()
+        loaded = loaded_where_it_began(folder, own)
+        if wait:
+            _wait_until_settled(folder, loaded.job.reconcile.settle_after_seconds, say)
+        with standing(folder) as (manifest, state):
+            settled = manifest.exit_code is not None and manifest.state != "running"
+            nothing_open = settled and not manifest.counts[Outcome.UNKNOWN]
+            if nothing_open and not sample:
+                say("no row is unknown: there is nothing to settle")
                 return Reconciled(Result(folder, manifest), Account(), dry_run)
-            try:
-                return Reconciled(Result(folder, manifest), account(looked, lambda _: None), dry_run)
-            finally:
-                looked.leave()
-        journal = reopen(folder, manifest, state)
-        session = Session(folder, manifest, loaded, journal, state, watch, started)
-        with closed_on_trouble(journal):
-            found = account(journal, lambda settlement: journal.write([settlement]))
-        return Reconciled(session.settle(halt), found, dry_run)
+            credentials, halt = signed_in(loaded, own, watch), halt_of(manifest)
+
+            def account(journal: RunJournal, settle: Callable[[Settlement], None]) -> Account:
+                case = Case(derivation.Run.of(folder, manifest), journal, ending_of(halt), loaded.job, loaded.state_dir)
+                return read_back(
+                    case,
+                    credentials,
+                    sample=sample,
+                    settle=settle,
+                    say=say,
+                    tell=lambda asked, of: watch.asking("rows read back", asked, of),
+                )
+
+            if dry_run or nothing_open:
+                looked = look(folder, manifest, state)
+                if looked is None:
+                    return Reconciled(Result(folder, manifest), Account(), dry_run)
+                try:
+                    return Reconciled(Result(folder, manifest), account(looked, lambda _: None), dry_run)
+                finally:
+                    looked.leave()
+            journal = reopen(folder, manifest, state)
+            session = Session(folder, manifest, loaded, journal, state, watch, started)
+            with closed_on_trouble(journal):
+                found = account(journal, lambda settlement: journal.write([settlement]))
+            return Reconciled(session.settle(halt), found, dry_run)
 
 
 def settle_itself(
