@@ -64,6 +64,8 @@ $(TOOLS)/twine:
 	$(TOOLS)/python -m pip install --quiet --disable-pip-version-check twine pip-audit cyclonedx-bom
 
 dist: setup $(TOOLS)/twine  ## build wheel and sdist into dist/, and check them
+	@tag=$$(git describe --tags --exact-match 2>/dev/null); version=v$$($(PY) -c 'import bulkissue; print(bulkissue.__version__)'); \
+	    test -z "$$tag" -o "$$tag" = "$$version" || { echo "the tag is $$tag, bulkissue.__version__ says $$version"; exit 1; }
 	rm -rf dist && mkdir dist
 	$(PY) -c "from flit_core import buildapi; buildapi.build_sdist('dist'); buildapi.build_wheel('dist')"
 	$(TOOLS)/twine check --strict dist/*

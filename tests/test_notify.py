@@ -15,6 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from scene import MOBILES, Scene
 
 from bulkissue.commands.metrics import METRICS
+from bulkissue.commands.notify import on_trouble
+from bulkissue.job.loading import load
 from bulkissue.sandbox import Fault
 
 ROOT = Path(__file__).parent.parent
@@ -249,3 +251,14 @@ def test_alerts_name_what_is_told():
     named = set(re.findall(r"bulkissue_[a-z_]+", "\n".join(re.findall(r"expr: (.*)", rules))))
     assert named
     assert named <= METRICS.keys()
+
+
+def test_an_internal_error_is_told(scene, write_job):
+    """What nobody thought of is told by its kind alone: its text may hold anything."""
+    path = write_job(scene.service.base_url, notify={"command": writer(scene)})
+    job = load(path, environ={}).job
+    with pytest.raises(KeyError), on_trouble(job, os.environ, scene.folder):
+        raise KeyError("919986000700")
+    event, *_ = told(scene)
+    assert (event["event"], event["exit_code"], event["message"]) == ("needs_person", 1, "internal error: KeyError")
+    assert "919986000700" not in json.dumps(event)

@@ -76,16 +76,19 @@ def on_trouble(job: Job, environ: Mapping[str, str], base: Path) -> Iterator[Non
     """Tell of a run that could not begin, or that stopped without its books; the trouble goes on."""
     try:
         yield
-    except BulkissueError as trouble:
-        if "needs_person" in job.notify.on and trouble.exit_code not in {ExitCode.OK, ExitCode.LOCKED, ExitCode.USAGE}:
+    except Exception as trouble:
+        code, message, hint, run_dir = ExitCode.INTERNAL, f"internal error: {type(trouble).__name__}", "", ""
+        if isinstance(trouble, BulkissueError):
+            code, message, hint, run_dir = trouble.exit_code, trouble.message, trouble.hint or "", trouble.run_dir
+        if "needs_person" in job.notify.on and code not in {ExitCode.OK, ExitCode.LOCKED, ExitCode.USAGE}:
             event = {
                 "event": "needs_person",
                 "job": job.job.name,
-                "run_dir": trouble.run_dir,
-                "exit_code": int(trouble.exit_code),
-                "meaning": EXIT_MEANINGS[trouble.exit_code],
-                "message": trouble.message,
-                "next": [trouble.hint] if trouble.hint else [],
+                "run_dir": run_dir,
+                "exit_code": int(code),
+                "meaning": EXIT_MEANINGS[code],
+                "message": message,
+                "next": [hint] if hint else [],
             }
             _tell(job.notify, event, environ, base)
         raise
