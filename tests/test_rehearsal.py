@@ -60,6 +60,7 @@ def test_the_whole_life(scene):
     assert (retried.code, retried.counts) == (0, {"rows": 5, "succeeded": 5})
     assert scene.do("status", scene.run_dir().name, "--json").json["rehearsal"] is True
     assert len(books(scene)) == len(set(books(scene))) == 20
+    assert {path.stat().st_mode & 0o077 for path in scene.folder.glob("state-sandbox/*/*.jsonl")} == {0}
     for folder in scene.runs_dir.iterdir():
         assert scene.do("verify", folder).code == 0
 

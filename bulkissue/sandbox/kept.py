@@ -4,6 +4,7 @@ The stand-in's books in a file: a line of JSON for each effect, so that the next
 It must never hold an answer back or let one go before the line of what it did is with the kernel.
 """
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -22,7 +23,8 @@ class Kept:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._file = path.open("a+b")
+            # For its owner alone, whatever the umask: a rehearsal has the customers of the real input.
+            self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "a+b")
             self._file.seek(0)
             content = self._file.read()
             # A line that a kill cut in two was never answered for.
