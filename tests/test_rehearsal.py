@@ -3,11 +3,15 @@
 import json
 import os
 import signal
+import socket
+import threading
 from pathlib import Path
 
 import pytest
 from scene import MOBILES, Scene, wait_until
 
+from bulkissue.errors import SettingsRefused
+from bulkissue.sandbox import kept as kept_books
 from bulkissue.sandbox.books import Books, Known, Who
 from bulkissue.sandbox.kept import Kept
 from bulkissue.sandbox.options import Options
@@ -151,7 +155,7 @@ def test_kept_books(tmp_path):
     for customer in (1234567, 1234568):
         before.issue(offer, Known(Who("id", str(customer)), customer), 1e9, route="bulk", request_no=1)
     kept.close()
-    path.write_bytes(path.read_bytes() + b'{"seq": 3, "at"')
+    path.write_bytes(path.read_bytes() + b'{"seq":3,"at"')
     kept = Kept(path)
     after = Books(Options(), 1e9 + 5, kept.effects, kept.write)
     assert after.effects() == before.effects()
@@ -164,3 +168,46 @@ def test_kept_books(tmp_path):
     again.forget()
     again.close()
     assert path.read_bytes() == b""
+
+
+def test_two_stand_ins(tmp_path, monkeypatch):
+    """While one stand-in keeps its books the next one waits for it, and does not cut what it writes."""
+    monkeypatch.setattr(kept_books, "_PATIENCE_SECONDS", 0.2)
+    path = tmp_path / "books.jsonl"
+    first = Kept(path)
+    with pytest.raises(SettingsRefused, match="another stand-in"):
+        Kept(path)
+    monkeypatch.setattr(kept_books, "_PATIENCE_SECONDS", 10.0)
+    ending = threading.Timer(0.3, first.close)
+    ending.start()
+    Kept(path).close()
+    ending.join()
+
+
+def test_no_proxy_hears_of_it(scene, write_job):
+    """A job that trusts the environment's proxies rehearses with its stand-in alone, also when it goes on."""
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        proxy.settimeout(0.1)
+        environ = {"http_proxy": f"http://127.0.0.1:{proxy.getsockname()[1]}"}
+        write_job(
+            scene.service.base_url,
+            api={"trust_env": True},
+            limits={"batch_size": 5},
+            guards={"max_failed_ratio": 1.0},
+        )
+        assert rehearse(scene, environ=environ).code == 6
+        assert scene.do("reconcile", scene.run_dir().name, environ=environ).code == 5
+        with pytest.raises(TimeoutError):
+            proxy.accept()
+
+
+@pytest.mark.parametrize("text", ["what is this?", "what is this?\n"])
+def test_a_file_that_holds_no_books(tmp_path, text):
+    """A file of something else is refused, and stays as it is."""
+    path = tmp_path / "books.jsonl"
+    path.write_text(text)
+    with pytest.raises(SettingsRefused, match="cannot be read"):
+        Kept(path)
+    assert path.read_text() == text
+    with pytest.raises(SettingsRefused, match="cannot keep its books"):
+        Kept(tmp_path)

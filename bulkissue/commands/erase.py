@@ -65,7 +65,8 @@ def erase(loaded: LoadedJob, identifiers: Sequence[str]) -> dict[str, object]:
     Raises:
         UsageRefused: One is no identifier.
         StateRefused: A row of theirs is unknown or may yet be sent; nothing is erased then.
-        TargetLocked: A run holds a target.
+        TargetLocked: A run holds a target, or another process erases. What was begun is brought to its end by the next
+            start.
     """
     store_at(loaded.state_dir).require()
     with erasure.locked(loaded.state_dir):

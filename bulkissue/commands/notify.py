@@ -20,16 +20,10 @@ from bulkissue.commands.next_steps import next_steps
 from bulkissue.commands.session import Result
 from bulkissue.errors import EXIT_MEANINGS, BulkissueError, ExitCode
 from bulkissue.http import webhook
-from bulkissue.job.credentials import NOTIFY_VARIABLES, SECRET_VARIABLES, notify_url
+from bulkissue.job.credentials import NOTIFY_VARIABLES, SECRET_NAMES, notify_url
 from bulkissue.job.model import Job, NotifySection
 
 _MOST_REASONS = 5
-#: Not for a program that is told: it has no business with them.
-_SECRETS = frozenset(
-    name + end
-    for name in (*(one for pair in SECRET_VARIABLES.values() for one in pair), *NOTIFY_VARIABLES.values())
-    for end in ("", "_FILE")
-)
 
 
 class _NotTold(Exception):
@@ -114,7 +108,8 @@ def _tell(settings: NotifySection, event: dict[str, Any], environ: Mapping[str, 
 
 
 def _by_command(settings: NotifySection, event: dict[str, Any], environ: Mapping[str, str], base: Path) -> None:
-    known = {name: value for name, value in environ.items() if name not in _SECRETS}
+    # A program that is told has no business with secrets.
+    known = {name: value for name, value in environ.items() if name not in SECRET_NAMES}
     # A session of its own, so that what it starts ends with it.
     process = subprocess.Popen(  # noqa: S603 - the job's own command
         settings.command,

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bulkissue.errors import SettingsRefused, UsageRefused
 from bulkissue.files import make_folder
+from bulkissue.job.credentials import SECRET_NAMES
 from bulkissue.state import run_folder
 from bulkissue.state.run_folder import Manifest, new_run_id
 
@@ -41,8 +42,7 @@ def environ_of(environ: Mapping[str, str]) -> dict[str, str]:
     No real secret is in it, whichever way it is given, and those of the stand-in instead; and no wait before reading
     back.
     """
-    secrets = {*CREDENTIALS, *(f"{name}_FILE" for name in CREDENTIALS)}
-    return {name: value for name, value in environ.items() if name not in secrets} | CREDENTIALS | _AT_ONCE
+    return {name: value for name, value in environ.items() if name not in SECRET_NAMES} | CREDENTIALS | _AT_ONCE
 
 
 @contextmanager
@@ -67,6 +67,7 @@ def stand_in(state_dir: Path, faults: str | None = None) -> Iterator[dict[str, o
         yield {
             "api.base_url": base_url,
             "api.environment": "sandbox",
+            "api.trust_env": False,  # a proxy would be sent what is for the stand-in
             "output.state_dir": str(own),
         }
 

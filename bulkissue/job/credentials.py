@@ -24,6 +24,12 @@ SECRET_VARIABLES: dict[str, tuple[str, str]] = {
 
 #: Where those who are told of a run are found; each also as `…_FILE`.
 NOTIFY_VARIABLES: dict[str, str] = {"webhook": "BULKISSUE_NOTIFY_WEBHOOK", "apprise": "BULKISSUE_NOTIFY_APPRISE"}
+#: Every variable that holds a secret, or leads to a file with one.
+SECRET_NAMES = tuple(
+    name + end
+    for name in (*(name for pair in SECRET_VARIABLES.values() for name in pair), *NOTIFY_VARIABLES.values())
+    for end in ("", "_FILE")
+)
 
 #: What to try where a job file holds a secret.
 SECRETS_HINT = (

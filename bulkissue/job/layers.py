@@ -9,17 +9,12 @@ from collections.abc import Iterator, Mapping
 from datetime import date
 from typing import Any
 
-from bulkissue.job.credentials import NOTIFY_VARIABLES, SECRET_VARIABLES
+from bulkissue.job.credentials import SECRET_NAMES
 
 ENVIRONMENTS = "environments"
 #: Where `${NAME}` and `${date}` are understood.
 _EXPANDED = ("job.name", "job.occasion", "input.paths", "output.runs_dir", "output.state_dir", "metrics.textfile")
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
-_SECRETS = frozenset(
-    name + end
-    for name in (*(one for pair in SECRET_VARIABLES.values() for one in pair), *NOTIFY_VARIABLES.values())
-    for end in ("", "_FILE")
-)
 
 Problem = tuple[str, str]
 
@@ -102,7 +97,7 @@ def _expand(values: dict[str, Any], place: str, environ: Mapping[str, str], toda
 def _problem(name: str, environ: Mapping[str, str]) -> str:
     if name == "date":
         return ""
-    if name in _SECRETS:
+    if name in SECRET_NAMES:
         return f"${{{name}}} is a secret, and would stand in names and paths"
     return "" if environ.get(name) else f"${{{name}}} is not set in the environment"
 

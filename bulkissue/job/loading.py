@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 
 from bulkissue.errors import JobRefused
 from bulkissue.job import layers
-from bulkissue.job.credentials import NOTIFY_VARIABLES, SECRET_VARIABLES, SECRETS_HINT, secret_states, take_secrets
+from bulkissue.job.credentials import SECRET_NAMES, SECRETS_HINT, secret_states, take_secrets
 from bulkissue.job.model import SETTINGS, Job, at
 from bulkissue.job.problems import disagreements, explained, nearest, quoted, shown
 
@@ -34,11 +34,6 @@ _VARIABLES: dict[str, str] = {
 }
 #: How an inbox is taken and cleared; said of the job's own patterns only.
 INBOX = ("input.done", "input.settle_seconds", "input.marker")
-_SECRET_NAMES = [
-    name + end
-    for name in (*(name for pair in SECRET_VARIABLES.values() for name in pair), *NOTIFY_VARIABLES.values())
-    for end in ("", "_FILE")
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +191,7 @@ def _parsed(text: str, info: FieldInfo) -> object:
 
 
 def _strangers(environ: Mapping[str, str]) -> Iterator[str]:
-    known = [*_VARIABLES, *_SECRET_NAMES]
+    known = [*_VARIABLES, *SECRET_NAMES]
     for name in sorted(environ):
         if name.startswith("BULKISSUE_") and name not in known:
             yield f"the variable {name} means nothing to bulkissue{nearest(name, known)}"

@@ -37,6 +37,8 @@ class PlannedRun(msgspec.Struct, frozen=True):
 
 class Erasure(msgspec.Struct, frozen=True):
     """
+    What is erased.
+
     Attributes:
         at: When it was begun, ISO 8601 in UTC; its removals bear this.
         receipt: The name of its receipt.
