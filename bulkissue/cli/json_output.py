@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from bulkissue.commands.session import Result
     from bulkissue.commands.status import Status
     from bulkissue.job.model import Job
-    from bulkissue.settle.reading_back import Row, Sampled
+    from bulkissue.settle.cases import Row
+    from bulkissue.settle.reading_back import Sampled
     from bulkissue.state.run_folder import Manifest
 
 _NOBODY = {"rows": 0, **{outcome.value: 0 for outcome in Outcome}}

@@ -24,7 +24,8 @@ from bulkissue.commands.session import Result, Session, Watch, ending_of
 from bulkissue.errors import ExitCode
 from bulkissue.outcomes import Outcome
 from bulkissue.results import derivation
-from bulkissue.settle.reading_back import Account, Case, read_back
+from bulkissue.settle.cases import Case
+from bulkissue.settle.reading_back import Account, read_back
 from bulkissue.state import run_folder
 from bulkissue.state.entries import Settlement
 from bulkissue.state.protocols import RunJournal
