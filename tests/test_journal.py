@@ -24,10 +24,10 @@ from hypothesis import strategies as st
 
 from bulkissue.errors import StateRefused
 from bulkissue.outcomes import RESULT_FIELDS, Outcome, Results, RowResult
-from bulkissue.state import attempts
-from bulkissue.state import journal as journal_module
+from bulkissue.state import attempts, journal_file
 from bulkissue.state.entries import NEVER_SENT, ONLY_VOID, SENT, Answer, Ended, Entry, Event, Held, Intent, Settlement
-from bulkissue.state.journal import APPLICATION_ID, FORMAT, Journal
+from bulkissue.state.journal import Journal
+from bulkissue.state.journal_file import APPLICATION_ID, FORMAT
 
 RUN = {"run_id": "run", "plan_sha256": "plan"}
 PROOF = RowResult(Outcome.SUCCEEDED, "answer.proof", customer_id="7", reference="71")
@@ -738,7 +738,7 @@ def test_crash_while_a_checkpoint_is_made(path: Path, tmp_path: Path, monkeypatc
     torn.write_bytes(new[:PAGE] + old[PAGE:])
     shutil.copy(wal(place), wal(torn))
     with monkeypatch.context() as patched:
-        patched.setattr(journal_module, "FORMAT", 0)
+        patched.setattr(journal_file, "FORMAT", 0)
         refused(torn, "use the newer|formats up to")
     for arrived in arrivals:
         mixed = bytearray(old)
@@ -869,7 +869,7 @@ def test_close_brings_the_entries_first(path: Path, tmp_path: Path) -> None:
 
 def test_close_while_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A close that a reader stands in the way of loses nothing, and a copy without the WAL is refused."""
-    monkeypatch.setattr(journal_module, "_PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(journal_file, "_PATIENCE_SECONDS", 0.05)
     journal = Journal.create(path, **RUN)
     journal.write([*pair(1), *pair(2), *pair(3)])
     looked = Journal.look(path, **RUN)
@@ -926,14 +926,14 @@ def test_close_while_looked_at(path: Path) -> None:
 
 def test_reopen_while_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A journal is not open for writing before its main file says so, even if a reader stands in the way of that."""
-    monkeypatch.setattr(journal_module, "_PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(journal_file, "_PATIENCE_SECONDS", 0.05)
     closed(path, 3)
     looked = Journal.look(path, **RUN)
     reading = looked.attempts()
     next(reading)
     with pytest.raises(StateRefused, match="is being read"):
         Journal.reopen(path, **RUN)
-    monkeypatch.setattr(journal_module, "_PATIENCE_SECONDS", 20)
+    monkeypatch.setattr(journal_file, "_PATIENCE_SECONDS", 20)
     ends = threading.Timer(0.05, lambda: list(reading))
     ends.start()
     Journal.reopen(path, **RUN).close()  # waits for the reader
@@ -978,7 +978,7 @@ def test_look_while_opened_or_closed(path: Path, monkeypatch: pytest.MonkeyPatch
     """A look that falls together with another process's opening or clean close is not refused."""
     journal = Journal.create(path, **RUN)
     journal.write(pair(1))
-    is_wal = journal_module._is_wal
+    is_wal = journal_file._is_wal
     calls: list[Path] = []
     reopened: list[Journal] = []
 
@@ -990,15 +990,15 @@ def test_look_while_opened_or_closed(path: Path, monkeypatch: pytest.MonkeyPatch
 
     def open_between(found: Path) -> bool:
         there = is_wal(found)
-        monkeypatch.setattr(journal_module, "_is_wal", is_wal)
+        monkeypatch.setattr(journal_file, "_is_wal", is_wal)
         reopened.append(Journal.reopen(path, **RUN))
         return there
 
-    monkeypatch.setattr(journal_module, "_is_wal", close_between)
+    monkeypatch.setattr(journal_file, "_is_wal", close_between)
     assert seen(path) == [1]
     if len(calls) < 2:
         journal.close()
-    monkeypatch.setattr(journal_module, "_is_wal", open_between)
+    monkeypatch.setattr(journal_file, "_is_wal", open_between)
     assert seen(path) == [1]
     reopened[0].close()
 
@@ -1161,7 +1161,7 @@ def test_wal_checksum_is_sqlites(path: Path) -> None:
     """What we take for a WAL is what SQLite takes for one, in both byte orders of its checksum."""
     crashed(path)
     whole = wal(path).read_bytes()
-    assert journal_module._is_wal(wal(path))
+    assert journal_file._is_wal(wal(path))
     magic, *rest = struct.unpack(">6I", whole[:24])
     first = second = 0
     other = struct.pack(">6I", magic ^ 1, *rest)
@@ -1169,4 +1169,4 @@ def test_wal_checksum_is_sqlites(path: Path) -> None:
         first = (first + one + second) % 2**32
         second = (second + two + first) % 2**32
     wal(path).write_bytes(other + struct.pack(">2I", first, second) + whole[32:])
-    assert journal_module._is_wal(wal(path))
+    assert journal_file._is_wal(wal(path))

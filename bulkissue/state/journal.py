@@ -13,12 +13,7 @@ can write closes, be it after a failure or at the interpreter's end, so a connec
 always closes later. It also does the reading, and the checks before anything is opened for writing.
 """
 
-import os
-import shutil
 import sqlite3
-import struct
-import tempfile
-import time
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -44,10 +39,21 @@ from bulkissue.state.entries import (
     RawResults,
     Settlement,
 )
-
-#: "bulk" in ASCII: what SQLite files of ours carry in their header.
-APPLICATION_ID = 0x62756C6B
-FORMAT = 1
+from bulkissue.state.journal_file import (
+    APPLICATION_ID,
+    FORMAT,
+    RESTORE,
+    checkpoint,
+    connect,
+    copied,
+    has_no_index,
+    refuse_foreign,
+    refuse_main_file,
+    refuse_other,
+    refused,
+    use_wal,
+    wal_of,
+)
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -96,11 +102,7 @@ _ATTEMPTS = (
     " FROM intent LEFT JOIN answer USING (attempt)"
 )
 
-_RESTORE = "restore the whole run folder from a copy"
 _BODY_LIMIT = 256 * 1024
-_PATIENCE_SECONDS = 30
-#: How often, and how far apart, a journal is looked at that seems to have lost its WAL.
-_LOOKS, _LOOK_SECONDS = 5, 0.02
 _encode = msgspec.json.Encoder().encode
 
 
@@ -135,7 +137,7 @@ class Journal:
             StateRefused: There is one already, or a WAL of one, or it cannot be written.
         """
         try:
-            for found in (path, _wal(path)):  # SQLite would read a stray WAL into whatever file it stands beside
+            for found in (path, wal_of(path)):  # SQLite would read a stray WAL into whatever file it stands beside
                 if found.exists():
                     raise StateRefused(f"{found} exists already", hint="bulkissue resume goes on with a run")
             # Whole or not there at all: a crash in the middle leaves a run that has sent nothing.
@@ -148,9 +150,9 @@ class Journal:
                         "INSERT INTO meta VALUES (?, ?)",
                         [("run_id", run_id), ("plan_sha256", plan_sha256), ("open", "0"), ("commits", "0")],
                     )
-                _use_wal(connection)  # last: until here every commit goes into the file itself
+                use_wal(connection)  # last: until here every commit goes into the file itself
         except (sqlite3.Error, OSError) as trouble:
-            raise _refused(path, trouble) from trouble
+            raise refused(path, trouble) from trouble
         return cls.reopen(path, run_id=run_id, plan_sha256=plan_sha256)
 
     @classmethod
@@ -186,34 +188,34 @@ class Journal:
                 if not path.exists():
                     raise StateRefused(f"{path} is missing", hint="restore the run folder as it was")
                 made_for = {"run_id": run_id} | ({} if plan_sha256 is None else {"plan_sha256": plan_sha256})
-                _refuse_main_file(path, made_for)
-                reader = _connect(_copied(path, held) if or_copy and _has_no_index(path) else path, "ro")
+                refuse_main_file(path, made_for)
+                reader = connect(copied(path, held) if or_copy and has_no_index(path) else path, "ro")
                 held.callback(reader.close)
-                _refuse_foreign(path, reader)
+                refuse_foreign(path, reader)
                 if (found := reader.execute("PRAGMA integrity_check(1)").fetchone()) != ("ok",):
-                    raise StateRefused(f"{path} is damaged: {found[0]}", hint=_RESTORE)
-                _refuse_other(path, reader, made_for)
+                    raise StateRefused(f"{path} is damaged: {found[0]}", hint=RESTORE)
+                refuse_other(path, reader, made_for)
                 return cls(path, reader, held.pop_all())
             except (sqlite3.Error, OSError) as trouble:
-                raise _refused(path, trouble) from trouble
+                raise refused(path, trouble) from trouble
 
     def _begin(self) -> None:
         """Say in the main file that the run is open for writing; from here the WAL beside it is never empty."""
         try:
-            self._writer = _connect(self.path, "rw")
+            self._writer = connect(self.path, "rw")
             self._held.callback(self._writer.close)  # the last to come is the first to go
-            _use_wal(self._writer)
+            use_wal(self._writer)
             self._writer.execute("PRAGMA synchronous = FULL")
             self._writer.execute("PRAGMA foreign_keys = ON")  # no answer without its intent
             with self._writer:
                 self._writer.execute("UPDATE meta SET value = '1' WHERE key = 'open'")
             self.meta()  # from a read on, SQLite counts the reader among those that have the WAL
             # FULL leaves the frames in the WAL file; TRUNCATE would leave it empty, as a lost one is.
-            if not _checkpoint(self._writer, "FULL"):
+            if not checkpoint(self._writer, "FULL"):
                 raise StateRefused(f"{self.path} is being read by another process", hint="wait for it to end")
             sync_folder(self.path.parent)
         except (sqlite3.Error, OSError) as trouble:
-            raise _refused(self.path, trouble) from trouble
+            raise refused(self.path, trouble) from trouble
 
     def write(self, entries: Iterable[Entry]) -> None:
         """
@@ -230,7 +232,7 @@ class Journal:
                 # its run, so that another run's gives itself away.
                 self._writer.execute("UPDATE meta SET value = value + 1 WHERE key = 'commits'")
         except sqlite3.Error as trouble:
-            raise _refused(self.path, trouble) from trouble
+            raise refused(self.path, trouble) from trouble
 
     def _insert(self, entry: Entry) -> None:
         execute = self._writer.execute
@@ -277,7 +279,7 @@ class Journal:
         try:
             yield
         except (sqlite3.Error, msgspec.DecodeError, ValueError) as trouble:
-            raise StateRefused(f"the journal {self.path} cannot be read: {trouble}", hint=_RESTORE) from trouble
+            raise StateRefused(f"the journal {self.path} cannot be read: {trouble}", hint=RESTORE) from trouble
 
     @contextmanager
     def standing_still(self) -> Iterator[None]:
@@ -428,15 +430,15 @@ class Journal:
         """
         try:
             # The entries first: the mark must not come into the file before them.
-            if _checkpoint(self._writer, "FULL"):
+            if checkpoint(self._writer, "FULL"):
                 with self._writer:
                     self._writer.execute("UPDATE meta SET value = '0' WHERE key = 'open'")
-                _checkpoint(self._writer, "TRUNCATE")
+                checkpoint(self._writer, "TRUNCATE")
                 self._reader.close()  # so that the writer is the last, and takes the empty WAL away
             self.leave()
             sync_folder(self.path.parent)
         except (sqlite3.Error, OSError) as trouble:
-            raise _refused(self.path, trouble) from trouble
+            raise refused(self.path, trouble) from trouble
         finally:
             self.leave()
 
@@ -447,117 +449,3 @@ class Journal:
     def _one(self, query: str) -> int:
         value: int = self._reader.execute(query).fetchone()[0]
         return value
-
-
-def _wal(path: Path) -> Path:
-    return path.with_name(path.name + "-wal")
-
-
-def _index(path: Path) -> Path:
-    return path.with_name(path.name + "-shm")
-
-
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    # autocommit off is sqlite3's own default: `with connection` is one transaction.
-    uri = f"{path.absolute().as_uri()}?mode={mode}"
-    return sqlite3.connect(uri, uri=True, timeout=_PATIENCE_SECONDS, check_same_thread=False)
-
-
-def _use_wal(connection: sqlite3.Connection) -> None:
-    if (mode := connection.execute("PRAGMA journal_mode = WAL").fetchone()) != ("wal",):
-        raise sqlite3.OperationalError(f"this file system allows only journal_mode {mode[0]}")
-
-
-def _checkpoint(writer: sqlite3.Connection, how: str) -> bool:
-    """Bring what is in the WAL into the main file; False where a reader stands in the way."""
-    busy, frames, brought = writer.execute(f"PRAGMA wal_checkpoint({how})").fetchone()
-    return not busy and frames == brought
-
-
-def _has_no_index(path: Path) -> bool:
-    """Whether SQLite lacks the index it wants beside a WAL database, and may not make one."""
-    return not _index(path).exists() and not os.access(path.parent, os.W_OK, effective_ids=True)
-
-
-def _copied(path: Path, held: ExitStack) -> Path:
-    copy = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="bulkissue-"))) / path.name
-    shutil.copyfile(path, copy)
-    with suppress(FileNotFoundError):
-        shutil.copyfile(_wal(path), _wal(copy))
-    if _index(path).exists():  # its writer may have changed what was copied
-        raise StateRefused(f"{path} was opened by another process just now", hint="look again")
-    return copy
-
-
-def _refuse_foreign(path: Path, connection: sqlite3.Connection) -> None:
-    if connection.execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
-        raise StateRefused(f"{path} is not a journal of bulkissue", hint=_RESTORE)
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > FORMAT:
-        raise StateRefused(
-            f"{path} has format {version}, and this bulkissue knows formats up to {FORMAT}",
-            hint="use the newer bulkissue",
-        )
-
-
-def _refuse_other(path: Path, connection: sqlite3.Connection, made_for: dict[str, str]) -> dict[str, str]:
-    """What the journal was made for, which has to be this."""
-    meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
-    for key, value in made_for.items():
-        if meta.get(key) != value:
-            raise StateRefused(f"{path} is another run's journal: its {key} differs")
-    return meta
-
-
-def _refuse_main_file(path: Path, made_for: dict[str, str]) -> None:
-    """Refuse what the main file alone gives away. SQLite, asked to open an empty one, throws its WAL away."""
-    for again in range(_LOOKS, 0, -1):
-        if not _is_left_open(path, made_for):
-            return
-        # A writer may have closed it, opened it and closed it again between the looks; what is lost stays lost.
-        time.sleep(_LOOK_SECONDS if again > 1 else 0)
-    raise StateRefused(
-        f"{path} was left open and its WAL file {_wal(path).name} is gone: the last intents are lost",
-        hint="restore the whole run folder; otherwise every row of this run may have been issued",
-    )
-
-
-def _is_left_open(path: Path, made_for: dict[str, str]) -> bool:
-    """Whether the main file says that it is open, and no WAL is beside it."""
-    wal = _wal(path)
-    # Looked at before and after the mark, as a writer may begin or close at this moment.
-    there = _is_wal(wal)
-    try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)) as main_file_alone:
-            _refuse_foreign(path, main_file_alone)
-            (page_size,) = main_file_alone.execute("PRAGMA page_size").fetchone()
-            if path.stat().st_size % page_size:  # SQLite fills a page up with zeros
-                raise StateRefused(f"{path} is damaged: it ends in the middle of a page", hint=_RESTORE)
-            mark = _refuse_other(path, main_file_alone, made_for).get("open")
-    except sqlite3.DatabaseError:
-        return False  # killed in the middle of a checkpoint, it is whole only together with its WAL; or never
-    return mark == "1" and not there and not _is_wal(wal)
-
-
-def _is_wal(path: Path) -> bool:
-    """Whether this is a WAL with a header and room for a frame; SQLite takes any other one for empty."""
-    try:
-        with path.open("rb") as file:
-            header, size = file.read(32), os.fstat(file.fileno()).st_size
-    except FileNotFoundError:
-        return False
-    if len(header) < 32:
-        return False
-    magic, _, page_size, _, _, _, *checksum = struct.unpack(">8I", header)
-    first = second = 0
-    for one, other in struct.iter_unpack(">2I" if magic & 1 else "<2I", header[:24]):
-        first = first + one + second & 0xFFFFFFFF
-        second = second + other + first & 0xFFFFFFFF
-    return magic | 1 == 0x377F0683 and checksum == [first, second] and size >= 32 + 24 + page_size
-
-
-def _refused(path: Path, trouble: sqlite3.Error | OSError) -> StateRefused:
-    return StateRefused(
-        f"the journal {path} cannot be used: {trouble}",
-        hint="free the disk or mend the folder's permissions, then bulkissue resume",
-    )
